@@ -1,0 +1,1 @@
+"""Attacks, one folder per family of threat."""

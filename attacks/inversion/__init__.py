@@ -1,0 +1,1 @@
+"""Gradient inversion: inputs out of updates."""

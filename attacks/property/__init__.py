@@ -1,0 +1,1 @@
+"""Property inference: facts about a client's data out of updates."""

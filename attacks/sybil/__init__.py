@@ -1,0 +1,1 @@
+"""Sybil identities that carry a poisoning attack."""

@@ -1,0 +1,1 @@
+"""Federations: population, cohorts, local training, the round loop."""

@@ -1,0 +1,1 @@
+"""Judges hold the truth and measure; attacks only act."""

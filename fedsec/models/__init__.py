@@ -1,0 +1,1 @@
+"""Models as flat vectors: architectures, layouts, and many models side by side."""

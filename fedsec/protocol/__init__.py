@@ -1,0 +1,1 @@
+"""What crosses the wire, who sees it, and who may change it."""

@@ -1,0 +1,89 @@
+"""What an adversary knows: public facts for everyone, declared knowledge for those who declared it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from torch import Tensor
+
+from fedsec.data.examples import DatasetInfo, Examples
+from fedsec.errors import NotKnownError
+from fedsec.federation.training import LocalTraining
+from fedsec.models.flat import FlatModel
+from fedsec.threat import Knowledge
+
+T = TypeVar("T")
+Simulate = Callable[[Tensor, Examples, int], Tensor]
+"""``(model (d,), shard, draw) -> update (d,)``: what an honest client with this shard would upload in clear,
+client-enforced and format stages included, sealing excepted, with the attacker's own noise draw."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicFacts:
+    """Public facts and declared knowledge; reaching for undeclared knowledge raises `NotKnownError`.
+
+    Attributes:
+        info: what the dataset says about itself.
+        model: the architecture (parameters travel as flat vectors).
+        initial: ``(d,)`` the initial global model, which every participant was given.
+        stack: names of the defenses with their parameters (Kerckhoffs).
+        population: number of clients.
+        cohort: clients expected per round.
+        rounds: number of rounds.
+        rule: the aggregation rule's name.
+        knowledge: what was declared.
+    """
+
+    info: DatasetInfo
+    model: FlatModel
+    initial: Tensor
+    stack: tuple[str, ...]
+    population: int
+    cohort: int
+    rounds: int
+    knowledge: frozenset[Knowledge]
+    _local: LocalTraining | None = field(default=None, repr=False)
+    _auxiliary: Examples | None = field(default=None, repr=False)
+    _simulate: Simulate | None = field(default=None, repr=False)
+    _candidates: Examples | None = field(default=None, repr=False)
+    _test_inputs: Examples | None = field(default=None, repr=False)
+    _labels: dict[tuple[int, str], Tensor] | None = field(default=None, repr=False)
+    _property: str | None = field(default=None, repr=False)
+
+    def _known(self, what: Knowledge, value: T | None) -> T:
+        if what not in self.knowledge:
+            raise NotKnownError(f"this attack does not declare that it knows the {what.value}")
+        if value is None:
+            raise NotKnownError(f"this federation has no {what.value}")
+        return value
+
+    @property
+    def local(self) -> LocalTraining:
+        """How clients train."""
+        return self._known(Knowledge.LOCAL_TRAINING, self._local)
+
+    @property
+    def auxiliary(self) -> Examples:
+        """Public examples of the same population, disjoint from every client's."""
+        return self._known(Knowledge.AUXILIARY_DATA, self._auxiliary)
+
+    @property
+    def simulate(self) -> Simulate:
+        """Local training as an honest client would do it."""
+        return self._known(Knowledge.LOCAL_TRAINING, self._simulate)
+
+    @property
+    def candidates(self) -> Examples:
+        """Examples whose membership is in question, shuffled; half of them or so are members."""
+        return self._known(Knowledge.CANDIDATES, self._candidates)
+
+    @property
+    def test_inputs(self) -> Examples:
+        """Inputs at deployment, with the labels that the model should give."""
+        return self._known(Knowledge.TEST_INPUTS, self._test_inputs)
+
+    def labels_of(self, round_index: int, sender: str) -> Tensor:
+        """Labels behind one update, as a sorted multiset."""
+        return self._known(Knowledge.LABELS, self._labels)[round_index, sender]

@@ -1,0 +1,121 @@
+"""The two kinds of adversary: a passive `Attack` reads a view, an `Adversary` takes the place of parties."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fedsec.data.examples import Examples
+from fedsec.plugin import Plugin
+from fedsec.protocol.events import Topic
+from fedsec.protocol.evidence import Evidence
+from fedsec.protocol.facts import PublicFacts
+from fedsec.protocol.view import View
+from fedsec.threat import ThreatModel
+
+
+class Attack(Plugin):
+    """A passive attack: declares a position, the events it wants and the knowledge it assumes; gets no more.
+
+    Attributes:
+        threat: the adversary; ``threat.position`` is the default of the configuration's ``position``.
+        wants: topics, in order of preference: it runs on the first of them that its position can read.
+        also_sees: topics that it reads beside, where its position can.
+        judge: name of the judge that measures its evidence (`fedsec.judges`).
+        adaptive_to: families of defenses that it takes into account (through the public stack).
+    """
+
+    threat: ClassVar[ThreatModel]
+    wants: ClassVar[tuple[Topic, ...]]
+    also_sees: ClassVar[tuple[Topic, ...]] = ()
+    judge: ClassVar[str]
+    adaptive_to: ClassVar[frozenset[str]] = frozenset()
+
+    def rounds(self, total: int) -> range | tuple[int, ...]:
+        """The rounds whose events it wants, of ``total``; the transcript keeps no others."""
+        return range(total)
+
+    @abstractmethod
+    def run(self, view: View, facts: PublicFacts, *, generator: torch.Generator) -> Evidence:
+        """Attack the view.
+
+        Args:
+            view: the wanted events that the position can read; never empty.
+            facts: what is public, and the declared knowledge.
+            generator: the attack's only source of randomness.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoalitionView:
+    """What the substituted clients of one round hold together when they choose what to send.
+
+    Attributes:
+        round: the round, counted from 0.
+        clients: the controlled identities in this cohort, Sybils included, in row order.
+        own: ``(k, d)`` updates that training on their (poisoned) data gave, without client-enforced stages.
+        weights: ``(k,)`` the weights that their updates carry.
+        model: ``(d,)`` global model of the round, if the coalition can read it.
+        honest: ``(h, d)`` honest updates; ``None`` unless ``HONEST_UPDATES`` is declared.
+        expected_cohort: how many updates the server expects this round (public).
+        state: tensors that persist between rounds.
+        is_sybil: ``(k,)`` bool, identities that the adversary made up.
+    """
+
+    round: int
+    clients: tuple[int, ...]
+    own: Tensor
+    weights: Tensor
+    model: Tensor
+    honest: Tensor | None
+    expected_cohort: int
+    state: dict[str, Tensor]
+    is_sybil: Tensor
+
+
+class Adversary(Plugin):
+    """An active adversary: a party put in the place of some clients (and extra Sybil identities).
+
+    Controlled clients do not run client-enforced stages; they follow `format` stages, without which they
+    would not be accepted.
+
+    Attributes:
+        threat: the adversary.
+        judge: name of the judge that compares the attacked federation with the honest one.
+    """
+
+    threat: ClassVar[ThreatModel]
+    judge: ClassVar[str]
+    adaptive_to: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    @abstractmethod
+    def fraction(self) -> float:
+        """Share of the population's clients that it controls, in (0, 1); 0 if it only adds identities."""
+
+    @property
+    def identities(self) -> int:
+        """Sybil identities that it adds to the population."""
+        return 0
+
+    @property
+    def carried(self) -> Adversary:
+        """The attack that it carries (itself, but for Sybils)."""
+        return self
+
+    def poison(self, shard: Examples, facts: PublicFacts, *, generator: torch.Generator) -> Examples:
+        """What a controlled client trains on; by default its own data."""
+        return shard
+
+    def craft(self, coalition: CoalitionView, facts: PublicFacts, *, generator: torch.Generator) -> Tensor:
+        """What the controlled clients send, ``(k, d)``; by default what their training gave."""
+        return coalition.own
+
+    def goal(self) -> Mapping[str, int]:
+        """What the judge has to know of the aim, as in ``{"source": 1, "target": 7}``."""
+        return {}

@@ -1,0 +1,162 @@
+"""Payload kinds: `Plain` (whoever receives it reads it), `Sealed` and `Masked` (only sums can be formed).
+
+A payload holds the rows of one or several senders, because a round is one matrix. Rows of `Sealed` and
+`Masked` payloads are bytes: what a receiver without the key holds is exactly what crossed the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Kind(StrEnum):
+    """How readable a payload is."""
+
+    PLAIN = "plain"
+    SEALED = "sealed"
+    MASKED = "masked"
+
+
+def role(party: str) -> str:
+    """The role of a party: ``client:3`` has the role ``client``."""
+    return party.partition(":")[0]
+
+
+def is_one_of(party: str, names: frozenset[str]) -> bool:
+    """Whether a party is named, or its role is (``client`` names every client)."""
+    return party in names or role(party) in names
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Updates in clear.
+
+    Attributes:
+        values: ``(rows, d)`` updates, local minus global model, in the federation's precision.
+        weights: ``(rows,)`` weight in the mean: the number of examples, or 1.
+    """
+
+    values: Tensor
+    weights: Tensor
+
+    kind = Kind.PLAIN
+
+    def __len__(self) -> int:
+        return self.values.shape[0]
+
+    def opens(self, coalition: frozenset[str]) -> bool:
+        """Anyone who holds a plain payload reads it."""
+        return True
+
+    def serialise(self, row: int) -> memoryview:
+        """The bytes of one row on the wire: little-endian values, then the weight (a view, not a copy)."""
+        joined = torch.cat([self.values[row], self.weights[row : row + 1].to(self.values.dtype)])
+        return memoryview(joined.detach().cpu().contiguous().numpy()).cast("B")
+
+    def nbytes(self, row: int) -> int:
+        """Size of one row on the wire in bytes."""
+        return (self.values.shape[1] + 1) * self.values.element_size()
+
+    def rows(self, which: Sequence[int] | Tensor) -> Plain:
+        """The payload of some of the senders."""
+        index = torch.as_tensor(which, dtype=torch.long, device=self.values.device)
+        return Plain(self.values[index], self.weights[index])
+
+
+class AdditiveScheme(Protocol):
+    """The public side of a scheme in which only sums can be formed; holds no secret."""
+
+    def start(self, row: bytes) -> Any:
+        """An accumulator that holds one row."""
+
+    def add(self, accumulator: Any, row: bytes) -> Any:
+        """The accumulator with one more row added."""
+
+    def finish(self, accumulator: Any) -> bytes:
+        """The sum as bytes."""
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """Ciphertexts of which only sums can be formed; only the holders read the result.
+
+    The weight is sealed too: a row encrypts ``[w * update, w]``, so that the server learns neither.
+
+    Attributes:
+        ciphertexts: one per row.
+        scheme: public operations.
+        holders: parties or roles that hold the key.
+        terms: how many rows were summed into each ciphertext.
+    """
+
+    ciphertexts: tuple[bytes, ...]
+    scheme: AdditiveScheme
+    holders: frozenset[str]
+    terms: int = 1
+
+    kind = Kind.SEALED
+
+    def __len__(self) -> int:
+        return len(self.ciphertexts)
+
+    def opens(self, coalition: frozenset[str]) -> bool:
+        """Whether a member of the coalition holds the key."""
+        return any(is_one_of(party, self.holders) for party in coalition)
+
+    def serialise(self, row: int) -> memoryview:
+        """The bytes of one row on the wire."""
+        return memoryview(self.ciphertexts[row])
+
+    def nbytes(self, row: int) -> int:
+        """Size of one row on the wire in bytes."""
+        return len(self.ciphertexts[row])
+
+    def rows(self, which: Sequence[int] | Tensor) -> Sealed:
+        """The payload of some of the senders."""
+        picked = tuple(self.ciphertexts[int(index)] for index in which)
+        return Sealed(picked, self.scheme, self.holders, self.terms)
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Rows whose masks cancel in the sum over the whole cohort: nobody reads one row, everybody the sum.
+
+    Attributes:
+        masked: one per row.
+        scheme: public operations.
+        group: the parties whose masks cancel.
+    """
+
+    masked: tuple[bytes, ...]
+    scheme: AdditiveScheme
+    group: frozenset[str]
+
+    kind = Kind.MASKED
+
+    def __len__(self) -> int:
+        return len(self.masked)
+
+    def opens(self, coalition: frozenset[str]) -> bool:
+        """One row opens only to a coalition of everyone else in the group."""
+        return len(self.group - coalition) <= 1
+
+    def serialise(self, row: int) -> memoryview:
+        """The bytes of one row on the wire."""
+        return memoryview(self.masked[row])
+
+    def nbytes(self, row: int) -> int:
+        """Size of one row on the wire in bytes."""
+        return len(self.masked[row])
+
+    def rows(self, which: Sequence[int] | Tensor) -> Masked:
+        """The payload of some of the senders."""
+        return Masked(tuple(self.masked[int(index)] for index in which), self.scheme, self.group)
+
+
+Payload = Plain | Sealed | Masked

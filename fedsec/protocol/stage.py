@@ -1,0 +1,201 @@
+"""A defense is one object that owns both ends of what it does; every hook's default is the identity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fedsec.data.examples import Examples
+from fedsec.models.flat import Layout
+from fedsec.models.lanes import Step
+from fedsec.plugin import Plugin
+from fedsec.protocol.payload import Kind, Payload, Plain
+from fedsec.randomness import generator
+
+
+class EnforcedBy(StrEnum):
+    """Who makes sure that a stage happens. A substituted client skips what only clients enforce."""
+
+    CLIENT = "client"
+    SERVER = "server"
+    FORMAT = "format"
+    """the wire format that everyone must follow to be accepted"""
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What a defense promises.
+
+    Attributes:
+        protects: what.
+        against: from whom.
+        assuming: on which assumptions.
+    """
+
+    protects: str
+    against: str
+    assuming: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundContext:
+    """What a stage is told about the round; the only thing besides its parameters that it depends on.
+
+    Attributes:
+        round: counted from 0.
+        rounds: of the whole training.
+        clients: identities of the payload's rows, in order.
+        layout: names, shapes and places of the parameters in an update.
+        population: number of clients.
+        cohort: clients expected per round.
+        sampling: ``all``, ``fixed`` (without replacement) or ``poisson``.
+        seed: of this stage in this federation.
+        state: tensors that persist between rounds; the only memory of a stage.
+        vault: objects that live as long as the process (keys); rebuilt when missing.
+        report: what the stage says about itself this round, numbers by name.
+    """
+
+    round: int
+    rounds: int
+    clients: tuple[int, ...]
+    layout: Layout
+    population: int
+    cohort: float
+    sampling: str
+    seed: int
+    state: dict[str, Tensor] = field(default_factory=dict)
+    vault: dict[str, Any] = field(default_factory=dict)
+    report: dict[str, float] = field(default_factory=dict)
+
+    def generator(self, *purpose: str | int) -> torch.Generator:
+        """A generator for a purpose inside this stage, this federation and this round."""
+        return generator(self.seed, self.round, *purpose)
+
+
+class Cohort:
+    """The uploads of one round as the server has them: streamed in chunks, or one matrix if a rule needs it."""
+
+    def __init__(self, chunks: Iterable[tuple[tuple[int, ...], Payload]]) -> None:
+        self._chunks = iter(chunks)
+
+    def chunks(self) -> Iterator[tuple[tuple[int, ...], Payload]]:
+        """``(clients, payload)`` chunk by chunk; can be read once."""
+        return self._chunks
+
+    def matrix(self) -> tuple[tuple[int, ...], Plain]:
+        """Identities and the whole round as one ``(n, d)`` matrix (memory ``4 n d`` bytes)."""
+        clients: list[int] = []
+        values: list[Tensor] = []
+        weights: list[Tensor] = []
+        for ids, payload in self._chunks:
+            if not isinstance(payload, Plain):
+                raise TypeError(f"a {payload.kind} cohort has no matrix; the planner refuses such stacks")
+            clients.extend(ids)
+            values.append(payload.values)
+            weights.append(payload.weights)
+        return tuple(clients), Plain(torch.cat(values), torch.cat(weights))
+
+
+class Defense(Plugin):
+    """One defense. Implements some hooks; the others are the identity.
+
+    Attributes:
+        guarantee: what it promises, against whom, assuming what.
+        accepts: payload kinds that its `seal`, `receive` and `aggregate` can read.
+        emits: the kind that `seal` makes of it; ``None`` leaves the kind as it was.
+        holders: parties or roles that read what `open` gives; empty if it seals nothing.
+    """
+
+    guarantee: ClassVar[Guarantee]
+    accepts: ClassVar[frozenset[Kind]] = frozenset({Kind.PLAIN})
+    emits: ClassVar[Kind | None] = None
+    holders: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def enforcement(self) -> EnforcedBy:
+        """Who enforces its client-side hooks."""
+        return EnforcedBy.CLIENT
+
+    def problems(self, setting: Setting) -> Sequence[tuple[str, str]]:
+        """Why it cannot work in this federation: ``(what was found and why, what to type instead)`` each."""
+        return ()
+
+    def admit(self, identities: tuple[int, ...], context: RoundContext) -> tuple[int, ...]:
+        """Server, before the round: the identities that are let in."""
+        return identities
+
+    def data(self, shard: Examples, *, generator: torch.Generator) -> Examples:
+        """Client: what it trains on."""
+        return shard
+
+    def local(self, step: Step) -> Step:
+        """Client: wraps one local gradient computation, for all lanes at once."""
+        return step
+
+    def seal(self, update: Payload, context: RoundContext) -> Payload:
+        """Client, before upload; all rows at once, each row a client of ``context.clients``."""
+        return update
+
+    def receive(self, update: Payload, context: RoundContext) -> Payload:
+        """Server, on arrival of uploads; all rows at once."""
+        return update
+
+    def aggregate(self, cohort: Cohort, context: RoundContext) -> Payload:
+        """Server: cohort to one row. At most one defense of a stack implements it."""
+        raise NotImplementedError(f"{self.name} does not aggregate")
+
+    def open(self, aggregate: Payload, context: RoundContext) -> Payload:
+        """Whoever can open it, in reverse order of `seal`: decrypt, add noise."""
+        return aggregate
+
+    def release(self, model: Tensor, context: RoundContext) -> Tensor:
+        """Server: what is published, ``(d,)``."""
+        return model
+
+    def claims(self, setting: Setting) -> dict[str, float | str]:
+        """What it claims after the whole training, as in ``{"epsilon": 3.1, "delta": 1e-5}``."""
+        return {}
+
+    @classmethod
+    def implements(cls, hook: str) -> bool:
+        """Whether this defense has a hook of its own."""
+        return getattr(cls, hook) is not getattr(Defense, hook)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A federation as a defense must know it to say whether it can work and what it claims.
+
+    Attributes:
+        population: number of clients.
+        cohort: clients expected per round.
+        rounds: rounds.
+        sampling: ``all``, ``fixed`` or ``poisson``.
+        layout: of the model.
+        local_steps: local steps of the largest client.
+        batch_size: local batch size.
+        has_batch_norm: whether the model has batch-norm layers.
+        task: of the dataset.
+        bounds: of the inputs.
+        stack: names of the defenses in the stack, in order.
+    """
+
+    population: int
+    cohort: float
+    rounds: int
+    sampling: str
+    layout: Layout
+    local_steps: int
+    batch_size: int | None
+    has_batch_norm: bool
+    task: str
+    bounds: tuple[float, float] | None
+    stack: tuple[str, ...]
+
+
+LocalHook = Callable[[Step], Step]

@@ -1,0 +1,112 @@
+"""What a coalition sees: a projection of the transcript, copied, with no way back to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fedsec.protocol.events import Event, Topic
+from fedsec.protocol.payload import Plain, is_one_of
+
+PUBLIC = "public"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """One event as its reader holds it: plain values, and nothing that leads to anyone else's.
+
+    Attributes:
+        round: the round, counted from 0.
+        topic: what it is.
+        sender: who sent it.
+        values: ``(d,)`` update (local minus global) or model, a private copy.
+        weight: the weight that travelled with it (number of examples, or 1).
+        about: what the event says of the sender's data.
+    """
+
+    round: int
+    topic: Topic
+    sender: str
+    values: Tensor
+    weight: float
+    about: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The events that a coalition sent or received and can open, oldest first.
+
+    Attributes:
+        position: the coalition, as in ``server+key-holder``.
+        events: what it sees.
+    """
+
+    position: str
+    events: tuple[Seen, ...]
+
+    def of(self, topic: Topic) -> tuple[Seen, ...]:
+        """The events of one topic, oldest first."""
+        return tuple(event for event in self.events if event.topic == topic)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Events that reached or could have reached a coalition and that it cannot read, by reason."""
+
+    topic: Topic
+    count: int
+    reason: str
+
+
+def coalition_of(position: str) -> frozenset[str]:
+    """The parties of a position: ``server+client:3`` is two of them."""
+    return frozenset(part.strip() for part in position.split("+") if part.strip())
+
+
+def receives(event: Event, coalition: frozenset[str]) -> bool:
+    """Whether one of the coalition sent or received the event, or it is public."""
+    if PUBLIC in event.receivers:
+        return True
+    return any(party == event.sender or is_one_of(party, event.receivers) for party in coalition)
+
+
+def project(
+    transcript: Iterable[Event], position: str, topics: Iterable[Topic]
+) -> tuple[View, list[Unreadable]]:
+    """The view of a position, restricted to the topics that an attack asked for.
+
+    Args:
+        transcript: the recorded events.
+        position: the coalition.
+        topics: what the attack declared that it wants.
+
+    Returns:
+        The view, and what exists but cannot be read, with the reason.
+    """
+    coalition, wanted = coalition_of(position), frozenset(topics)
+    seen: list[Seen] = []
+    denied: dict[tuple[Topic, str], int] = {}
+    for event in transcript:
+        if event.topic not in wanted:
+            continue
+        if not receives(event, coalition):
+            reason = f"sent by {event.sender} to {', '.join(sorted(event.receivers))[:60]}, not to {position}"
+            reason = reason if event.topic != Topic.UPLOAD else f"uploads go to the server, not to {position}"
+        elif not isinstance(event.payload, Plain):
+            reason = f"{event.payload.kind}: {position} receives it and cannot open it"
+        else:
+            seen.append(
+                Seen(
+                    round=event.round,
+                    topic=event.topic,
+                    sender=event.sender,
+                    values=event.payload.values[0].detach().clone(),
+                    weight=float(event.payload.weights[0]),
+                    about=tuple(sorted(event.about.items())),
+                )
+            )
+            continue
+        denied[event.topic, reason] = denied.get((event.topic, reason), 0) + 1
+    return View(position, tuple(seen)), [Unreadable(t, n, why) for (t, why), n in denied.items()]

@@ -1,0 +1,1 @@
+"""Intervals, pooling over seeds, severity."""
