@@ -72,8 +72,6 @@ class Partition(Plugin):
             ConfigurationError: the pool cannot be spread so (too few examples, a missing attribute).
         """
 
-    def transform(
-        self, client: int, clients: int, shard: Examples, *, generator: torch.Generator
-    ) -> Examples:
+    def transform(self, client: int, clients: int, shard: Examples, *, generator: torch.Generator) -> Examples:
         """What the client's environment does to its examples (feature skew, concept shift); deterministic per client."""
         return shard

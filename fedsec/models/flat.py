@@ -141,9 +141,7 @@ def _float_tensors(module: nn.Module) -> Iterator[tuple[bool, tuple[str, Tensor]
 
 def classification_loss(outputs: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy in nats per example; ``(..., b, C)`` and ``(..., b)`` to ``(..., b)``."""
-    flat = nn.functional.cross_entropy(
-        outputs.reshape(-1, outputs.shape[-1]), y.reshape(-1), reduction="none"
-    )
+    flat = nn.functional.cross_entropy(outputs.reshape(-1, outputs.shape[-1]), y.reshape(-1), reduction="none")
     return flat.reshape(y.shape)
 
 

@@ -72,9 +72,7 @@ def receives(event: Event, coalition: frozenset[str]) -> bool:
     return any(party == event.sender or is_one_of(party, event.receivers) for party in coalition)
 
 
-def project(
-    transcript: Iterable[Event], position: str, topics: Iterable[Topic]
-) -> tuple[View, list[Unreadable]]:
+def project(transcript: Iterable[Event], position: str, topics: Iterable[Topic]) -> tuple[View, list[Unreadable]]:
     """The view of a position, restricted to the topics that an attack asked for.
 
     Args:
