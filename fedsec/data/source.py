@@ -73,5 +73,5 @@ class Partition(Plugin):
         """
 
     def transform(self, client: int, clients: int, shard: Examples, *, generator: torch.Generator) -> Examples:
-        """What the client's environment does to its examples (feature skew, concept shift); deterministic per client."""
+        """What the client's environment does to its examples (feature skew, concept shift), the same every round."""
         return shard

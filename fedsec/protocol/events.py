@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fedsec.protocol.payload import Payload
+from fedsec.protocol.payload import Payload, Plain
 
 
 class EventKind(StrEnum):
@@ -64,6 +64,7 @@ class Event:
         receivers: the parties that received it; ``public`` for everybody.
         payload: what was sent, one row.
         about: what the event says of the sender's data, public to its receivers (number of examples).
+        opened: what the payload's key holders read, where it is not plain.
     """
 
     seq: int
@@ -76,3 +77,4 @@ class Event:
     receivers: frozenset[str]
     payload: Payload
     about: dict[str, int]
+    opened: Plain | None = None

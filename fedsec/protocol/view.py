@@ -72,6 +72,13 @@ def receives(event: Event, coalition: frozenset[str]) -> bool:
     return any(party == event.sender or is_one_of(party, event.receivers) for party in coalition)
 
 
+def _readable(event: Event, coalition: frozenset[str]) -> Plain | None:
+    """What the coalition reads of an event that it holds; ``None`` if it cannot open it."""
+    if isinstance(event.payload, Plain):
+        return event.payload
+    return event.opened if event.payload.opens(coalition) else None
+
+
 def project(transcript: Iterable[Event], position: str, topics: Iterable[Topic]) -> tuple[View, list[Unreadable]]:
     """The view of a position, restricted to the topics that an attack asked for.
 
@@ -92,7 +99,7 @@ def project(transcript: Iterable[Event], position: str, topics: Iterable[Topic])
         if not receives(event, coalition):
             reason = f"sent by {event.sender} to {', '.join(sorted(event.receivers))[:60]}, not to {position}"
             reason = reason if event.topic != Topic.UPLOAD else f"uploads go to the server, not to {position}"
-        elif not isinstance(event.payload, Plain):
+        elif (clear := _readable(event, coalition)) is None:
             reason = f"{event.payload.kind}: {position} receives it and cannot open it"
         else:
             seen.append(
@@ -100,8 +107,8 @@ def project(transcript: Iterable[Event], position: str, topics: Iterable[Topic])
                     round=event.round,
                     topic=event.topic,
                     sender=event.sender,
-                    values=event.payload.values[0].detach().clone(),
-                    weight=float(event.payload.weights[0]),
+                    values=clear.values[0].detach().clone(),
+                    weight=float(clear.weights[0]),
                     about=tuple(sorted(event.about.items())),
                 )
             )

@@ -1,0 +1,66 @@
+"""Keys: a hash of everything that can change a result."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fedsec
+from fedsec.plugin import Plugin
+
+TRAINING_CODE = ("data", "federation", "models", "protocol")
+JUDGING_CODE = ("judges", "statistics")
+
+
+def digest(value: Any) -> str:
+    """Hex digest of a JSON-able value in canonical form."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
+
+
+def _digest_files(files: Iterable[Path]) -> str:
+    whole = hashlib.sha256()
+    for file in sorted(files):
+        whole.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return whole.hexdigest()[:40]
+
+
+@functools.cache
+def code_fingerprint(folders: tuple[str, ...]) -> str:
+    """Digest of the sources of some of fedsec's own folders, and of its top-level modules."""
+    root = Path(inspect.getfile(fedsec)).parent
+    files = list(root.glob("*.py"))
+    for folder in folders:
+        files.extend((root / folder).rglob("*.py"))
+    return _digest_files(files)
+
+
+@functools.cache
+def _class_fingerprint(cls: type) -> str:
+    """Digest of the folder that a plugin lives in: its pure functions are part of it."""
+    return _digest_files(Path(inspect.getfile(cls)).parent.glob("*.py"))
+
+
+def plugin_fingerprint(plugin: Plugin) -> dict[str, Any]:
+    """What identifies a plugin's behaviour: parameters, revision, sources; nested plugins included."""
+    nested = {name: plugin_fingerprint(value) for name, value in vars(plugin).items() if isinstance(value, Plugin)}
+    cls = type(plugin)
+    return {
+        "spec": plugin.spec(),
+        "revision": cls.revision,
+        "code": _class_fingerprint(cls),
+        "class": f"{cls.__module__}.{cls.__qualname__}",
+        "nested": nested,
+    }
+
+
+def numerics(device: torch.device) -> dict[str, str]:
+    """What changes results at rounding level."""
+    return {"torch": torch.__version__, "device": device.type, "isa": torch.backends.cpu.get_cpu_capability()}

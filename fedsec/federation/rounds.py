@@ -1,0 +1,379 @@
+"""The star with staleness bound 0: one server, a cohort per round, everything over one wire."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsec.federation.cohort import CohortTrainer, Shard
+from fedsec.federation.evaluate import evaluate
+from fedsec.federation.mean import mean
+from fedsec.federation.optimizers import server_step
+from fedsec.federation.population import Population, RoundCohort, draw_cohort
+from fedsec.federation.setup import FederationSetup, whole
+from fedsec.federation.stages import Stages
+from fedsec.federation.wire import Ledger, Transcript, acceptable, parties
+from fedsec.protocol.events import Event, Topic
+from fedsec.protocol.facts import PublicFacts
+from fedsec.protocol.parties import Adversary, CoalitionView
+from fedsec.protocol.payload import Payload, Plain
+from fedsec.protocol.stage import Cohort, Defense
+from fedsec.randomness import derive_seed, generator
+
+CHUNK_BYTES = 128 << 20
+"""Updates are trained and summed in chunks of this size where no rule needs the whole matrix."""
+
+OnRound = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """What a training leaves behind.
+
+    Attributes:
+        released: ``(d,)`` published model.
+        predictions: of the released model on the test examples.
+        rounds: evaluated rounds.
+        accuracy: after each of them.
+        loss: after each of them.
+        ledger: what crossed the wire.
+        seconds: wall-clock time of the rounds.
+        engine: how clients were trained.
+        diagnostics: mean of what each stage reported.
+        detected: per round ``(controlled dropped, honest dropped)``.
+        present: per round ``(controlled in the cohort, honest in the cohort)``.
+        events: the transcript.
+        claims: of the defenses.
+        compromised: share of the identities that the adversary controls.
+    """
+
+    released: Tensor
+    predictions: Tensor
+    rounds: tuple[int, ...]
+    accuracy: tuple[float, ...]
+    loss: tuple[float, ...]
+    ledger: Ledger
+    seconds: float
+    engine: str
+    diagnostics: dict[str, float]
+    detected: tuple[tuple[int, int], ...]
+    present: tuple[tuple[int, int], ...]
+    events: tuple[Event, ...]
+    claims: list[dict[str, float | str]]
+    compromised: float
+
+
+@dataclass
+class _Coalition:
+    """The adversary's side of a training: its data, its trainer, its memory."""
+
+    adversary: Adversary
+    facts: PublicFacts
+    seed: int
+    state: dict[str, Tensor] = field(default_factory=dict)
+    shards: dict[int, Shard] = field(default_factory=dict)
+
+
+class Federation:
+    """One training: a setup, a stack of defenses, and an adversary or none."""
+
+    def __init__(
+        self,
+        setup: FederationSetup,
+        stack: tuple[Defense, ...] = (),
+        *,
+        adversary: Adversary | None = None,
+        facts: PublicFacts | None = None,
+        wanted: Mapping[Topic, frozenset[int]] | None = None,
+        engine: str = "auto",
+        workers: int = 1,
+    ) -> None:
+        self.setup = setup
+        self.stages = Stages(stack, setup.setting(stack), seed=setup.seed)
+        self.transcript = Transcript(wanted or {})
+        self.ledger = Ledger()
+        self.population = Population.of(
+            setup.index,
+            fraction=adversary.fraction if adversary else 0.0,
+            sybils=adversary.identities if adversary else 0,
+            seed=setup.seed,
+        )
+        self.model = setup.initial.clone()
+        self._readers = frozenset({"server"})
+        self._sealed_model: Payload | None = None
+        self._server_state: dict[str, Tensor] = {}
+        self._coalition: _Coalition | None = None
+        if adversary is not None:
+            if facts is None:
+                raise ValueError("an adversary needs the public facts of the federation")
+            self._coalition = _Coalition(adversary, facts, derive_seed(setup.seed, "adversary", adversary.name))
+        self._trainer_options = {"engine": engine, "workers": workers}
+        self._present: list[tuple[int, int]] = []
+
+    def run(self, on_round: OnRound | None = None) -> TrainingResult:
+        """Train all rounds.
+
+        Args:
+            on_round: called with ``(rounds done, rounds)`` after each round.
+        """
+        setup = self.setup
+        started = time.perf_counter()
+        curve: list[tuple[int, float, float]] = []
+        utility = None
+        with self._trainer(honest=True) as honest, self._trainer(honest=False) as controlled:
+            for number in range(setup.rounds):
+                self._round(number, honest, controlled)
+                if (number + 1) % setup.evaluate_every == 0 or number == setup.rounds - 1:
+                    utility = evaluate(setup.model, self.model, setup.split.test)
+                    curve.append((number, utility.accuracy, utility.loss))
+                if on_round is not None:
+                    on_round(number + 1, setup.rounds)
+            name = honest.engine
+        released = self.stages.release(self.model)
+        utility = evaluate(setup.model, released, setup.split.test)
+        last = setup.rounds - 1
+        self.transcript.record(
+            Topic.RELEASE,
+            last,
+            step=9,
+            sender="server",
+            receivers=frozenset({"public"}),
+            payload=_one(released),
+        )
+        return TrainingResult(
+            released=released,
+            predictions=utility.predictions,
+            rounds=tuple(point[0] for point in curve),
+            accuracy=(*(point[1] for point in curve[:-1]), utility.accuracy),
+            loss=(*(point[2] for point in curve[:-1]), utility.loss),
+            ledger=self.ledger,
+            seconds=time.perf_counter() - started,
+            engine=name,
+            diagnostics={k: float(np.mean(v)) for k, v in sorted(self.stages.diagnostics.items())},
+            detected=self._detected(),
+            present=tuple(self._present),
+            events=tuple(self.transcript.events),
+            claims=self.stages.claims(),
+            compromised=self.population.compromised,
+        )
+
+    def _trainer(self, *, honest: bool) -> CohortTrainer:
+        hooks = self.stages.local_hooks if honest else ()
+        workers = self._trainer_options["workers"] if honest else 1
+        return CohortTrainer(
+            self.setup.model,
+            self.setup.local,
+            hooks=hooks,
+            engine=str(self._trainer_options["engine"]),
+            workers=int(workers),
+            device=self.setup.device,
+            pool=self.setup.split.clients,
+        )
+
+    def _round(self, number: int, honest: CohortTrainer, controlled: CohortTrainer) -> None:
+        setup, stages = self.setup, self.stages
+        drawn = draw_cohort(self.population, setup.participation, round_index=number, seed=setup.seed)
+        admitted = frozenset(stages.admit(tuple(drawn.asked.tolist()), number))
+        self._broadcast(number, drawn)
+        keep = [i for i, client in enumerate(drawn.answered.tolist()) if client in admitted]
+        self.ledger.refuse("not admitted", len(drawn.answered) - len(keep))
+        answered, effort = drawn.answered[keep], drawn.effort[keep]
+        taken = self.population.controlled[answered]
+        ours, theirs = answered[~taken].tolist(), answered[taken].tolist()
+        self._present.append((len(theirs), len(ours)))
+        shards = {c: setup.shard(c, stages.data_hooks) for c in ours}
+        ours = [c for c in ours if len(shards[c])]
+        reach = dict(zip(answered.tolist(), effort.tolist(), strict=True))
+        chunks = self._uploads(number, ours, theirs, shards, reach, honest, controlled)
+        if stages.rule is None:
+            aggregate = mean(Cohort(chunks), size=setup.model.layout.size, like=self.model)
+        else:
+            context = stages.rule_context(number, tuple(ours) + tuple(theirs))
+            aggregate = stages.rule.aggregate(Cohort(chunks), context)
+            stages.note_rule(context)
+        self._apply(number, aggregate, shards)
+
+    def _broadcast(self, number: int, drawn: RoundCohort) -> None:
+        size = self.model.numel() * self.model.element_size()
+        size = size if self._sealed_model is None else self._sealed_model.nbytes(0)
+        self.ledger.downloads += len(drawn.asked)
+        self.ledger.download_bytes += size * len(drawn.asked)
+        self.ledger.dropped += len(drawn.asked) - len(drawn.answered)
+        if not self.transcript.wants(Topic.BROADCAST, number):
+            return
+        clear = _one(self.model)
+        payload = clear if self._sealed_model is None else self._sealed_model
+        self.transcript.record(
+            Topic.BROADCAST,
+            number,
+            step=0,
+            sender="server",
+            receivers=parties(drawn.asked.tolist()),
+            payload=payload,
+            opened=None if self._sealed_model is None else clear,
+        )
+
+    def _uploads(
+        self,
+        number: int,
+        ours: list[int],
+        theirs: list[int],
+        shards: dict[int, Shard],
+        reach: dict[int, float],
+        honest: CohortTrainer,
+        controlled: CohortTrainer,
+    ) -> Iterator[tuple[tuple[int, ...], Payload]]:
+        """Accepted uploads, chunk by chunk: train, craft, seal, check, record, stages of the server."""
+        chunk = max(1, CHUNK_BYTES // (self.model.numel() * self.model.element_size()))
+        needs_all = self._coalition is not None and _omniscient(self._coalition.adversary) and bool(theirs)
+        if needs_all:
+            chunk = max(len(ours), 1)
+        rows: list[Tensor] = []
+        for start in range(0, len(ours), chunk):
+            part = ours[start : start + chunk]
+            values = self._train(honest, number, part, [shards[c] for c in part], reach)
+            if needs_all:
+                rows.append(values)
+            yield from self._send(number, part, values, [len(shards[c]) for c in part], bound=True)
+        if theirs and self._coalition is not None:
+            seen = torch.cat(rows) if rows else None
+            poisoned = [self._poisoned(c) for c in theirs]
+            own = self._train(controlled, number, theirs, poisoned, reach)
+            sizes = [len(shard) for shard in poisoned]
+            crafted = self._craft(number, theirs, own, sizes, seen)
+            yield from self._send(number, theirs, crafted, sizes, bound=False)
+
+    def _train(
+        self, trainer: CohortTrainer, number: int, clients: list[int], shards: list[Shard], reach: dict[int, float]
+    ) -> Tensor:
+        local, limits = self.setup.local, None
+        if any(reach[c] < 1.0 for c in clients):
+            limits = [max(1, int(reach[c] * local.steps(len(s)))) for c, s in zip(clients, shards, strict=True)]
+        seeds = [derive_seed(self.setup.seed, "train", number, client) for client in clients]
+        return trainer.train(self.model, shards, seeds, max_steps=limits)
+
+    def _send(
+        self, number: int, clients: list[int], values: Tensor, sizes: list[int], *, bound: bool
+    ) -> Iterator[tuple[tuple[int, ...], Payload]]:
+        accepted = acceptable(values, size=self.model.numel(), ledger=self.ledger)
+        if not bool(accepted.any()):
+            return
+        index = accepted.nonzero().flatten().tolist()
+        ids = tuple(clients[i] for i in index)
+        weights = torch.tensor([float(sizes[i]) for i in index], dtype=torch.float64)
+        weights = weights if self.setup.weighting == "examples" else torch.ones_like(weights)
+        rows = values if len(index) == len(clients) else values[accepted]
+        payload = self.stages.before_upload(Plain(rows, weights), number, ids, bound=bound)
+        self.ledger.uploads += len(ids)
+        self.ledger.upload_bytes += sum(payload.nbytes(row) for row in range(len(ids)))
+        if self.transcript.wants(Topic.UPLOAD, number):
+            for row, client in enumerate(ids):
+                one = payload.rows([row])
+                self.transcript.record(
+                    Topic.UPLOAD,
+                    number,
+                    step=1,
+                    sender=f"client:{client}",
+                    receivers=frozenset({"server"}),
+                    payload=one,
+                    about=self._declared(one, sizes[index[row]]),
+                    opened=self.stages.peek(one, number, (client,)),
+                )
+        yield ids, self.stages.on_arrival(payload, number, ids)
+
+    def _declared(self, payload: Payload, examples: int) -> dict[str, int]:
+        """What an upload says of its sender's data: the weight, where weights are numbers of examples in clear."""
+        if isinstance(payload, Plain) and float(payload.weights[0]) == float(examples):
+            return {"examples": examples}
+        return {}
+
+    def _poisoned(self, client: int) -> Shard:
+        coalition = self._coalition
+        if coalition is None:
+            raise ValueError("there is no adversary")
+        if client not in coalition.shards:
+            shard = self._coalition_data(client).examples()
+            own = generator(coalition.seed, "poison", client)
+            coalition.shards[client] = whole(coalition.adversary.poison(shard, coalition.facts, generator=own))
+        return coalition.shards[client]
+
+    def _coalition_data(self, client: int) -> Shard:
+        """A controlled client's own data; a Sybil has none and shares that of a controlled client, or public data."""
+        clients = len(self.population.index)
+        if client < clients:
+            return self.setup.shard(client)
+        real = np.flatnonzero(self.population.controlled[:clients])
+        if len(real):
+            return self.setup.shard(int(real[(client - clients) % len(real)]))
+        return whole(self.setup.split.auxiliary)
+
+    def _craft(self, number: int, clients: list[int], own: Tensor, sizes: list[int], honest: Tensor | None) -> Tensor:
+        coalition = self._coalition
+        if coalition is None:
+            raise ValueError("there is no adversary")
+        readable = bool(self.stages.holders & {"server", "client"})
+        view = CoalitionView(
+            round=number,
+            clients=tuple(clients),
+            own=own,
+            weights=torch.tensor([float(size) for size in sizes], dtype=torch.float64),
+            model=self.model.clone() if readable else self.setup.initial.clone(),
+            honest=honest,
+            expected_cohort=int(self.setup.participation.clients_per_round),
+            state=coalition.state,
+            is_sybil=torch.tensor([c >= len(self.population.index) for c in clients]),
+        )
+        random = generator(coalition.seed, "craft", number)
+        return coalition.adversary.craft(view, coalition.facts, generator=random)
+
+    def _apply(self, number: int, aggregate: Payload, shards: dict[int, Shard]) -> None:
+        steps = self.stages.opening(aggregate, number, ())
+        opened = steps[-1]
+        if not isinstance(opened, Plain):
+            raise TypeError(f"nobody opened the {opened.kind} aggregate; the planner refuses such stacks")
+        readable = next(step for step in steps if isinstance(step, Plain))
+        sealed = not isinstance(aggregate, Plain)
+        examples = sum(len(shard) for shard in shards.values())
+        self.transcript.record(
+            Topic.AGGREGATE,
+            number,
+            step=2,
+            sender="server",
+            receivers=self.stages.holders,
+            payload=aggregate,
+            about={"examples": examples} if self.setup.weighting == "examples" and not sealed else {},
+            opened=readable if sealed else None,
+        )
+        # Behind sealed uploads the server forwards the sealed aggregate: it never holds the next model in clear.
+        self._sealed_model = aggregate if sealed and "server" not in self.stages.holders else self._sealed_model
+        step = self.setup.server
+        self.model, self._server_state = server_step(
+            step.optimizer,
+            self.model,
+            opened.values[0].to(self.model.dtype),
+            self._server_state,
+            learning_rate=step.learning_rate,
+            momentum=step.momentum,
+            beta1=step.beta1,
+            beta2=step.beta2,
+            tau=step.tau,
+        )
+
+    def _detected(self) -> tuple[tuple[int, int], ...]:
+        counts = [[0, 0] for _ in range(self.setup.rounds)]
+        for number, client in self.stages.excluded:
+            counts[number][0 if self.population.controlled[client] else 1] += 1
+        return tuple((a, b) for a, b in counts)
+
+
+def _one(vector: Tensor) -> Plain:
+    return Plain(vector.unsqueeze(0).clone(), torch.ones(1, dtype=torch.float64))
+
+
+def _omniscient(adversary: Adversary) -> bool:
+    return bool(getattr(adversary.carried, "omniscient", False))

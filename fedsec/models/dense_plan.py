@@ -1,0 +1,84 @@
+"""What a dense model does, as a list of operations that take any number of leading axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from fedsec.models.dropout import CounterDropout
+from fedsec.models.flat import FlatModel
+from fedsec.randomness import counter_uniform, salted
+
+
+@dataclass(frozen=True)
+class Flatten:
+    """All axes of an example become one."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear layer: positions of its weight and bias among the parameters."""
+
+    weight: int
+    bias: int | None
+
+
+@dataclass(frozen=True)
+class Apply:
+    """An elementwise function; ``name`` says which (``relu``, ``sigmoid``, ``tanh``)."""
+
+    function: Callable[[Tensor], Tensor]
+    name: str
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A dropout layer (see `fedsec.models.dropout`)."""
+
+    p: float
+    salt: int
+
+    def mask(self, keys: Tensor, x: Tensor) -> Tensor:
+        """What multiplies ``x (l, b, *)``: zero or ``1 / (1 - p)``, of the same draws as `CounterDropout`."""
+        keep = counter_uniform(salted(keys, self.salt), tuple(x.shape[1:])) >= self.p
+        return keep.to(x.dtype) / (1.0 - self.p)
+
+
+Plan = tuple[Flatten | Linear | Apply | Drop, ...]
+
+_FUNCTIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.Sigmoid: "sigmoid", nn.Tanh: "tanh"}
+
+
+def dense_plan(model: FlatModel) -> Plan | None:
+    """The operations of a model that is nested ``nn.Sequential`` of dense layers; ``None`` for any other."""
+    places = {slot.name: index for index, slot in enumerate(model.layout.parameters)}
+    plan: list[Flatten | Linear | Apply | Drop] = []
+    if model.layout.buffers or not isinstance(model.module, nn.Sequential):
+        return None
+    for name, part in _leaves(model.module):
+        kind = type(part)
+        if isinstance(part, nn.Flatten) and (part.start_dim, part.end_dim) == (1, -1):
+            plan.append(Flatten())
+        elif kind is nn.Linear and f"{name}.weight" in places:
+            plan.append(Linear(places[f"{name}.weight"], places.get(f"{name}.bias")))
+        elif kind in _FUNCTIONS:
+            plan.append(Apply(getattr(__import__("torch"), _FUNCTIONS[kind]), _FUNCTIONS[kind]))
+        elif isinstance(part, CounterDropout) and not part.feature:
+            if part.p > 0.0:
+                plan.append(Drop(part.p, part.salt))
+        elif kind is not nn.Identity:
+            return None
+    flat = next((i for i, op in enumerate(plan) if isinstance(op, Flatten)), None)
+    linear = next((i for i, op in enumerate(plan) if isinstance(op, Linear)), None)
+    return tuple(plan) if linear is not None and (flat is None or flat < linear) else None
+
+
+def _leaves(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    for name, child in module.named_children():
+        path = f"{prefix}{name}"
+        if isinstance(child, nn.Sequential):
+            yield from _leaves(child, f"{path}.")
+        else:
+            yield path, child
