@@ -1,0 +1,70 @@
+"""What both client-level mechanisms refuse, and why."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+from fedsec.errors import ConfigurationError, Problem
+from fedsec.protocol.stage import Defense, Setting
+
+SMALL_POPULATION = 100
+"""Below so many clients, hiding one of them costs the model most of what it learns; the claim says so."""
+
+
+def common_problems(setting: Setting, *, delta: float) -> list[tuple[str, str]]:
+    """Batch norm, and a delta that promises nothing."""
+    found: list[tuple[str, str]] = []
+    if setting.has_batch_norm:
+        found.append(
+            (
+                "batch-norm statistics travel in the update: noise makes running variances negative, and they mix "
+                "the examples of a batch",
+                "use a model with group norm, and compare with the same model without noise",
+            )
+        )
+    if delta >= 1 / setting.population:
+        found.append(
+            (
+                f"delta {delta:g} is not below 1/{setting.population}: publishing one client outright, picked at random, "
+                "would satisfy it",
+                f"set `delta: {1 / (10 * setting.population):g}` or leave it out",
+            )
+        )
+    return found
+
+
+def rules_that_are_no_mean(stack: tuple[str, ...]) -> list[str]:
+    """Defenses of the stack that replace the mean: the sensitivity of their result is not the bound over the cohort."""
+    found: list[str] = []
+    for entry in entry_points(group="fedsec.defenses"):
+        if entry.name in stack:
+            plugin = entry.load()
+            if issubclass(plugin, Defense) and plugin.implements("aggregate"):
+                found.append(entry.name)
+    return found
+
+
+def at_most_one(name: str, first: tuple[str, float | None], second: tuple[str, float | None]) -> None:
+    """Refuse two parameters of which one follows from the other.
+
+    Raises:
+        ConfigurationError: both are given.
+    """
+    if first[1] is not None and second[1] is not None:
+        raise ConfigurationError(
+            [
+                Problem(
+                    path=f"defenses.{name}",
+                    found=f"{first[0]} {first[1]:g} and {second[0]} {second[1]:g}",
+                    expected=f"one of `{first[0]}` and `{second[0]}`: each determines the other",
+                    hint=f"Leave out `{first[0]}`",
+                )
+            ]
+        )
+
+
+def caveat(population: int) -> dict[str, float | str]:
+    """What must stand beside an epsilon for a handful of clients."""
+    if population >= SMALL_POPULATION:
+        return {}
+    return {"caveat": f"with {population} clients, hiding one of them leaves little to learn from the others"}
