@@ -79,7 +79,8 @@ def offsets_of(sizes: NDArray[np.integer]) -> Rows:
 
 def equal_sizes(rows: int, clients: int) -> Rows:
     """``(clients,)`` sizes that add up to ``rows`` and differ by at most 1."""
-    return np.diff(np.arange(clients + 1, dtype=np.int64) * rows // clients)
+    sizes: Rows = np.diff(np.arange(clients + 1, dtype=np.int64) * rows // clients)
+    return sizes
 
 
 def apportion(rows: int, weight: NDArray[np.float64], *, minimum: int) -> Rows:
@@ -92,15 +93,14 @@ def apportion(rows: int, weight: NDArray[np.float64], *, minimum: int) -> Rows:
     """
     rest = rows - minimum * len(weight)
     share = weight / weight.sum() * rest
-    sizes = np.floor(share).astype(np.int64)
+    sizes: Rows = np.floor(share).astype(np.int64)
     short = rest - int(sizes.sum())
     sizes[np.argsort(sizes - share, kind="stable")[:short]] += 1
-    return sizes + minimum
+    sizes += minimum
+    return sizes
 
 
-def dirichlet_clients(
-    labels: Rows, clients: int, *, alpha: float, generator: np.random.Generator
-) -> tuple[Rows, Rows]:
+def dirichlet_clients(labels: Rows, clients: int, *, alpha: float, generator: np.random.Generator) -> tuple[Rows, Rows]:
     """Client of every row: each class is cut at the proportions of one Dirichlet draw over the clients.
 
     Returns:
@@ -144,36 +144,46 @@ def fill_up(client: Rows, clients: int, *, minimum: int, generator: np.random.Ge
     return moved
 
 
-def mixed_sizes(
-    weight: NDArray[np.float64], major: NDArray[np.bool_], *, purity: float, supply: tuple[int, int], minimum: int
-) -> tuple[int, tuple[int, int]]:
-    """How many rows a population can hold when each client wants a mixture of two groups of rows.
+def mixed_counts(
+    weight: NDArray[np.float64],
+    share: NDArray[np.float64],
+    *,
+    supply: tuple[int, int],
+    minimum: int,
+    generator: np.random.Generator,
+) -> tuple[Rows, Rows]:
+    """Sizes of clients that mix two groups of rows, as large as the scarcer group allows.
+
+    The counts are rounded systematically (one uniform offset along the cumulated shares), so every client's
+    count is its share rounded up or down and the sum is off by less than one.
 
     Args:
-        weight: ``(clients,)`` sizes in proportion.
-        major: ``(clients,)`` whether a client mostly holds group 1.
-        purity: share of its own group in a client.
+        weight: ``(clients,)`` positive; sizes are in proportion above the minimum.
+        share: ``(clients,)`` part of a client's rows that comes from group 1.
         supply: rows of group 0 and of group 1.
         minimum: smallest size of a client.
+        generator: draws the rounding.
 
     Returns:
-        rows in all, and the expected demand for group 0 and group 1; neither exceeds its supply.
+        rows from group 0 and rows from group 1 of each client, ``(clients,)`` each; no sum exceeds its supply.
 
     Raises:
-        ConfigurationError: not even ``minimum`` rows each can be served.
+        ConfigurationError: the supply does not give every client ``minimum`` rows in these shares.
     """
-    clients = len(weight)
-    share = weight / weight.sum()
-    wants_one = np.where(major, purity, 1.0 - purity)
-    # demand is a constant part (the minimum of each client) and a part in proportion to the rest
-    fixed = (minimum * float((1 - wants_one).sum()), minimum * float(wants_one.sum()))
-    slope = (float((share * (1 - wants_one)).sum()), float((share * wants_one).sum()))
-    room = [(have - base) / grow for have, base, grow in zip(supply, fixed, slope, strict=True) if grow > 0]
-    rest = int(min([*room, float(sum(supply) - minimum * clients)]))
-    if rest < 0 or any(base > have for base, have in zip(fixed, supply, strict=True)):
-        raise refuse(
-            f"{clients} clients of at least {minimum}, and {supply[1]} examples with the attribute, {supply[0]} without",
-            f"that needs about {fixed[1]:.0f} with it and {fixed[0]:.0f} without it",
-            "Use fewer clients, a smaller minimum, or a share of majority clients nearer to the dataset's",
-        )
-    return rest + minimum * clients, (round(fixed[0] + slope[0] * rest), round(fixed[1] + slope[1] * rest))
+    offset = generator.random()
+    total = sum(supply)
+    while total >= minimum * len(weight):
+        sizes = apportion(total, weight, minimum=minimum)
+        rounded = np.floor(np.concatenate(([0.0], np.cumsum(share * sizes))) + offset).astype(np.int64)
+        ones = np.clip(np.diff(rounded), 0, sizes)
+        zeros = sizes - ones
+        excess = max(int(zeros.sum()) - supply[0], int(ones.sum()) - supply[1])
+        if excess <= 0:
+            return zeros, ones
+        total -= excess  # a group's demand falls by less than this, so the largest total is approached from above
+    need = minimum * float(share.sum())
+    raise refuse(
+        f"{len(weight)} clients of at least {minimum}, {supply[1]} examples with the attribute and {supply[0]} without",
+        f"these clients need about {need:.0f} with and {minimum * len(weight) - need:.0f} without",
+        "Use fewer clients, a smaller minimum, or a share of majority clients nearer to the dataset's own",
+    )

@@ -70,9 +70,7 @@ def stratified_rows(
     return draw.permutation(by_stratum[~chosen]), draw.permutation(by_stratum[chosen])
 
 
-def above_class_median(
-    value: Tensor, y: Tensor, *, reference_value: Tensor, reference_y: Tensor
-) -> Tensor:
+def above_class_median(value: Tensor, y: Tensor, *, reference_value: Tensor, reference_y: Tensor) -> Tensor:
     """1 where an example's value exceeds the median of its class: an attribute that says nothing about the label.
 
     Args:
@@ -85,7 +83,7 @@ def above_class_median(
         ``(n,)`` int64 of 0 and 1.
     """
     threshold = torch.zeros(int(max(y.max(), reference_y.max())) + 1, dtype=torch.float64)
-    for label in reference_y.unique():
+    for label in torch.unique(reference_y).tolist():
         threshold[label] = reference_value[reference_y == label].double().quantile(0.5)
     return (value.double() > threshold[y]).long()
 

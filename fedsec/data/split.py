@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -86,7 +87,7 @@ def split(
     order = torch.from_numpy(generator.permutation(pool))
     count = pool - holdout - auxiliary if train is None else train
     cuts = (0, count, count + holdout, count + holdout + auxiliary)
-    clients, held, public = (dataset.train.take(order[a:b]) for a, b in zip(cuts, cuts[1:], strict=False))
+    clients, held, public = (dataset.train.take(order[a:b]) for a, b in pairwise(cuts))
     return Split(
         clients=clients,
         holdout=held,
