@@ -1,0 +1,155 @@
+"""How many inputs a model misreads after a small perturbation, against random noise of the same size."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fedsec.gradient import frozen, input_gradient
+from fedsec.judges.base import Judge, Judgement, Measurement, Truth
+from fedsec.protocol.evidence import AdversarialInputs, Evidence
+
+_BATCH = 500
+_GALLERY = 8
+_MASKED_SHARE = 0.05
+"""Share of inputs without any gradient from which a note is made."""
+
+
+class EvasionJudge(Judge):
+    """Reads the perturbed inputs itself, at full precision of the released model and in eval mode."""
+
+    name: ClassVar[str] = "evasion"
+    summary: ClassVar[str] = (
+        "Share of test inputs misread after the attack; full success is all of them, the floor is the error under "
+        "random perturbations of the same size"
+    )
+
+    def measure(self, evidence: Evidence, truth: Truth) -> Judgement:
+        """See `Judge.measure`.
+
+        The attack's size stands in its parameters and is not known here, so nothing is projected on its ball;
+        inputs outside the dataset's bounds are clipped to them and counted, and the perturbation is measured.
+
+        Raises:
+            TypeError: the evidence is of another kind.
+            ValueError: its inputs are not numbers, or not shaped like the test inputs.
+        """
+        if not isinstance(evidence, AdversarialInputs):
+            raise TypeError(f"the judge evasion measures adversarial inputs, not {type(evidence).__name__}")
+        count = len(evidence.inputs)
+        x, y = truth.test.x[:count], truth.test.y[:count]
+        if evidence.inputs.shape != x.shape or not torch.isfinite(evidence.inputs).all():
+            raise ValueError(f"adversarial inputs must be finite and of shape {tuple(x.shape)}")
+        low, high = truth.info.bounds or (-torch.inf, torch.inf)
+        attacked = evidence.inputs.clamp(low, high)
+        outside = int(((attacked - evidence.inputs).flatten(1).abs().amax(1) > 1e-6).sum())
+        net = truth.model.instance(truth.released.to(x.device))
+        noisy = (x + _same_size_noise(attacked - x, truth.generator)).clamp(low, high)
+        clean, misread, noise = (_misread(net, inputs, y) for inputs in (x, attacked, noisy))
+        delta = (attacked - x).flatten(1)
+        width = float(high - low)
+        measurements = (
+            Measurement(
+                name="robust_error",
+                statistic="mean",
+                units=misread.float(),
+                floor_units=noise.float(),
+                headline=True,
+                description="Share of test inputs that the published model misreads after the attack.",
+            ),
+            Measurement(
+                name="clean_error",
+                statistic="mean",
+                units=clean.float(),
+                floor=0.0,
+                description="Share of the same inputs that it misreads without any attack.",
+            ),
+            Measurement(
+                name="mean_perturbation_linf",
+                statistic="mean",
+                units=delta.abs().amax(1),
+                floor=0.0,
+                ceiling=width,
+                unit="input units",
+                description="Largest change of one input value, averaged over inputs.",
+            ),
+            Measurement(
+                name="mean_perturbation_l2",
+                statistic="mean",
+                units=delta.norm(dim=1),
+                floor=0.0,
+                ceiling=width * delta.shape[1] ** 0.5,
+                unit="input units",
+                description="Euclidean length of the change, averaged over inputs.",
+            ),
+        )
+        notes = self._notes(outside, net, x, y, misread, noise)
+        return Judgement(
+            measurements=measurements, exhibits=self._gallery(truth, x, attacked, misread & ~clean), notes=notes
+        )
+
+    def _notes(
+        self, outside: int, net: nn.Module, x: Tensor, y: Tensor, misread: Tensor, noise: Tensor
+    ) -> tuple[str, ...]:
+        notes = []
+        if outside:
+            notes.append(f"{outside} inputs of the attack lay outside the dataset's bounds and were clipped to them.")
+        flat = _without_gradient(net, x, y)
+        if flat > _MASKED_SHARE:
+            notes.append(
+                f"The loss has no gradient at {flat:.0%} of the inputs. Gradient attacks understate the harm there "
+                "(gradient masking); a black-box or margin-based attack may do better."
+            )
+        if int(misread.sum()) < int(noise.sum()):
+            notes.append(
+                "The attack does worse than random noise of the same size, a sign of masked gradients "
+                "or of a broken attack."
+            )
+        return tuple(notes)
+
+    def _gallery(self, truth: Truth, x: Tensor, attacked: Tensor, flipped: Tensor) -> dict[str, Tensor]:
+        chosen = flipped.nonzero().flatten()[:_GALLERY]
+        if truth.info.modality != "image" or not truth.info.public or not len(chosen):
+            return {}
+        return {
+            "gallery/original": x[chosen].clone(),
+            "gallery/reconstruction": attacked[chosen].clone(),
+            "gallery/score": (attacked - x)[chosen].flatten(1).abs().amax(1),
+        }
+
+
+def _misread(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Whether each input is read as a wrong class; outputs that are not numbers are wrong."""
+    dtype = next(net.parameters()).dtype
+    wrong = []
+    with torch.no_grad():
+        for inputs, classes in zip(torch.split(x, _BATCH), torch.split(y, _BATCH), strict=True):
+            logits = net(inputs.to(dtype))
+            wrong.append((logits.argmax(-1) != classes) | torch.isnan(logits).any(-1))
+    return torch.cat(wrong)
+
+
+def _same_size_noise(delta: Tensor, generator: torch.Generator) -> Tensor:
+    """The changes of each input in a random order with random signs: equal to the attack's in every norm."""
+    flat = delta.flatten(1).cpu()
+    order = torch.rand(flat.shape, generator=generator).argsort(1)
+    sign = torch.rand(flat.shape, generator=generator).round() * 2 - 1
+    return (flat.gather(1, order) * sign).reshape(delta.shape).to(delta.device)
+
+
+def _without_gradient(net: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Share of inputs at which the cross-entropy has exactly no gradient."""
+    dtype = next(net.parameters()).dtype
+    zero = 0
+    with frozen(net):
+        for inputs, classes in zip(torch.split(x, _BATCH), torch.split(y, _BATCH), strict=True):
+
+            def losses(leaf: Tensor, classes: Tensor = classes) -> tuple[Tensor, Tensor]:
+                logits = net(leaf)
+                return nn.functional.cross_entropy(logits, classes, reduction="none"), logits
+
+            gradient, _ = input_gradient(losses, inputs.to(dtype))
+            zero += int((gradient.flatten(1).abs().amax(1) == 0).sum())
+    return zero / len(x)
