@@ -1,1 +1,5 @@
 """Sybil identities that carry a poisoning attack."""
+
+from .identities import decorrelated, noisy
+
+__all__ = ["decorrelated", "noisy"]

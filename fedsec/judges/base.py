@@ -106,12 +106,14 @@ class Outcome:
         accuracy: test accuracy after each evaluated round (or negative mean loss where there are no classes).
         rounds: the evaluated rounds.
         detected: per round, controlled clients dropped or flagged, and honest clients dropped or flagged.
+        present: per round, controlled and honest clients in the cohort; without it ``detected`` has no rates.
     """
 
     predictions: Tensor
     accuracy: tuple[float, ...]
     rounds: tuple[int, ...]
     detected: tuple[tuple[int, int], ...] = ()
+    present: tuple[tuple[int, int], ...] = ()
 
 
 class Judge:

@@ -1,0 +1,159 @@
+"""Label flipping: controlled clients train honestly on wrong labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedsec.data.examples import DatasetInfo, Examples
+from fedsec.errors import ConfigurationError, Problem
+from fedsec.protocol.facts import PublicFacts
+from fedsec.protocol.parties import Adversary
+from fedsec.threat import Paper, Taxonomy, ThreatModel
+
+from .texts import DATA_POISONING, TARGETED_POISONING, Fraction, data_threat
+
+Mode = Literal["shift", "reverse", "random"]
+
+_TOLPEGIN = Paper(
+    title="Data Poisoning Attacks Against Federated Learning Systems",
+    authors="Tolpegin, Truex, Gursoy, Liu",
+    venue="ESORICS 2020",
+    where="section 3",
+)
+
+
+def flip_labels(y: Tensor, *, classes: int, mode: Mode, generator: torch.Generator) -> Tensor:
+    """Wrong labels for right ones, of any shape.
+
+    Args:
+        y: int64 labels in ``0..classes - 1``.
+        classes: number of classes ``C``, at least 2.
+        mode: ``shift`` is ``(y + 1) mod C``; ``reverse`` is ``C - 1 - y``, which for odd ``C`` leaves the middle
+            class as it is; ``random`` is uniform over the other classes.
+        generator: of ``random``.
+
+    Raises:
+        ValueError: fewer than two classes.
+    """
+    if classes < 2:
+        raise ValueError(f"labels can be flipped among two or more classes, got {classes}")
+    if mode == "reverse":
+        return classes - 1 - y
+    if mode == "shift":
+        return (y + 1) % classes
+    offset = torch.randint(1, classes, y.shape, generator=generator, dtype=y.dtype)
+    return (y + offset.to(y.device)) % classes
+
+
+def retarget_labels(y: Tensor, *, source: int, target: int) -> Tensor:
+    """``target`` wherever ``y`` is ``source``."""
+    return torch.where(y == source, torch.full_like(y, target), y)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelFlip(Adversary):
+    """Flips the labels of all classes."""
+
+    fraction: Fraction = 0.2
+    mode: Annotated[
+        Mode,
+        Field(description="Next class, mirrored class (the middle one of an odd number stays), or any other class"),
+    ] = "shift"
+
+    name: ClassVar[str] = "label-flip"
+    summary: ClassVar[str] = "Trains the controlled clients on wrong labels of every class"
+    family: ClassVar[str] = "poisoning"
+    paper: ClassVar[Paper | None] = _TOLPEGIN
+    taxonomy: ClassVar[tuple[Taxonomy, ...]] = DATA_POISONING
+    threat: ClassVar[ThreatModel] = data_threat(
+        "Some participants train on wrongly labelled data, so that the shared model becomes useless"
+    )
+    judge: ClassVar[str] = "availability"
+    cost: ClassVar[str] = "no more than honest training"
+
+    def poison(self, shard: Examples, facts: PublicFacts, *, generator: torch.Generator) -> Examples:
+        """The shard with flipped labels.
+
+        Raises:
+            ConfigurationError: the task has no classes.
+        """
+        classes = _classes(facts.info, self.name)
+        return Examples(
+            shard.x, flip_labels(shard.y, classes=classes, mode=self.mode, generator=generator), shard.attributes
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetedLabelFlip(Adversary):
+    """Relabels one class as another and leaves the others alone."""
+
+    fraction: Fraction = 0.2
+    source: Annotated[int, Field(ge=0, description="Code of the class that shall be misread")] = 1
+    target: Annotated[int, Field(ge=0, description="Code of the class that it shall be taken for")] = 0
+
+    name: ClassVar[str] = "targeted-label-flip"
+    summary: ClassVar[str] = "Trains the controlled clients to take one class for another"
+    family: ClassVar[str] = "poisoning"
+    paper: ClassVar[Paper | None] = _TOLPEGIN
+    taxonomy: ClassVar[tuple[Taxonomy, ...]] = TARGETED_POISONING
+    threat: ClassVar[ThreatModel] = data_threat(
+        "Some participants label one class as another, so that the shared model misreads exactly that class"
+    )
+    judge: ClassVar[str] = "targeted"
+    cost: ClassVar[str] = "no more than honest training"
+
+    def __post_init__(self) -> None:
+        if self.source == self.target:
+            raise ValueError(f"source and target must differ, both are {self.source}")
+
+    def poison(self, shard: Examples, facts: PublicFacts, *, generator: torch.Generator) -> Examples:
+        """The shard with ``source`` relabelled as ``target``.
+
+        Raises:
+            ConfigurationError: the task has no classes, or not these.
+        """
+        classes = _classes(facts.info, self.name)
+        for field in ("source", "target"):
+            code = getattr(self, field)
+            if code >= classes:
+                raise ConfigurationError(
+                    [
+                        Problem(
+                            path=f"{self.name}.{field}",
+                            found=str(code),
+                            expected=f"{facts.info.name} has classes 0 to {classes - 1}",
+                        )
+                    ]
+                )
+        relabelled = retarget_labels(shard.y, source=self.source, target=self.target)
+        return Examples(shard.x, relabelled, shard.attributes)
+
+    def goal(self) -> Mapping[str, int]:
+        """``source`` and ``target``."""
+        return {"source": self.source, "target": self.target}
+
+
+def _classes(info: DatasetInfo, name: str) -> int:
+    """Number of labels of a task.
+
+    Raises:
+        ConfigurationError: it is a regression.
+    """
+    if info.task == "regression":
+        raise ConfigurationError(
+            [
+                Problem(
+                    path=name,
+                    found=f"the regression {info.name}",
+                    expected="label flipping needs classes",
+                    hint="Use sign-flip, or a dataset with classes.",
+                )
+            ]
+        )
+    return info.vocabulary if info.task == "next-token" else len(info.classes)

@@ -1,0 +1,89 @@
+"""A detector that drops updates whose statistics stand out, then takes the mean of the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+
+from fedsec import geometry
+from fedsec.protocol.payload import Plain
+from fedsec.protocol.stage import Cohort, Defense, Guarantee, RoundContext, Setting
+from fedsec.threat import Paper
+
+from ..aggregation.rounds import exclude, gather, nothing, one_row
+from .features import Method, outlier_scores, select_outliers
+
+LEAST = 4
+"""Updates below which no deviation can be told from the spread; nothing is dropped then."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateStatistics(Defense):
+    """Anomaly detection on update statistics.
+
+    The score of every method is in robust standard deviations of the round, so that one threshold serves all three.
+    The mean of what is kept is weighted like the plain mean (by examples, if the federation does).
+    """
+
+    method: Annotated[
+        Method,
+        Field(
+            description="Largest deviation of a feature, an isolation forest on the features, or the updates' first "
+            "principal component"
+        ),
+    ] = "mad"
+    threshold: Annotated[
+        float, Field(gt=0.0, description="Score above which an update is dropped, in robust standard deviations")
+    ] = 5.0
+    max_drop: Annotated[
+        float, Field(ge=0.0, le=0.5, description="Largest share of a round's updates that may be dropped")
+    ] = 0.4
+
+    name: ClassVar[str] = "update-statistics"
+    summary: ClassVar[str] = (
+        "Drops updates whose norm, direction, signs or distances stand out, and averages the others"
+    )
+    family: ClassVar[str] = "detection"
+    paper: ClassVar[Paper | None] = Paper(
+        title="Manipulating the Byzantine: Optimizing Model Poisoning Attacks and Defenses for Federated Learning",
+        authors="Shejwalkar, Houmansadr",
+        venue="NDSS 2021",
+        where="section 5 (the spectral score of method pca); Liu, Ting & Zhou, ICDM 2008 (isolation forest)",
+    )
+    guarantee: ClassVar[Guarantee] = Guarantee(
+        protects="the mean from updates that look unlike the others",
+        against="fewer than half of the updates of a round, if they stand out",
+        assuming="a heuristic without proof: attacks that stay inside the honest spread (alie, min-max, min-sum) pass, "
+        "and honest clients with unusual data are dropped",
+    )
+    cost: ClassVar[str] = "n^2 d per round; honest updates that it drops"
+
+    def problems(self, setting: Setting) -> tuple[tuple[str, str], ...]:
+        """A handful of updates has no statistics."""
+        if setting.cohort >= LEAST:
+            return ()
+        found = f"update-statistics compares at least {LEAST} updates per round, and the cohort is {setting.cohort:g}"
+        return ((found, f"use a cohort of {LEAST} or more"),)
+
+    def aggregate(self, cohort: Cohort, context: RoundContext) -> Plain:
+        """The weighted mean of the updates that are kept; reports how many were dropped and the largest score."""
+        clients, payload = gather(cohort, context)
+        n = len(clients)
+        if n == 0:
+            return nothing(context, clients, payload)
+        dropped = torch.zeros(n, dtype=torch.bool)
+        if n >= LEAST:
+            seed = int(torch.randint(1 << 31, (1,), generator=context.generator("forest")))
+            scores = outlier_scores(payload.values, method=self.method, seed=seed)
+            dropped = select_outliers(scores, threshold=self.threshold, most=int(self.max_drop * n + 1e-9))
+            context.report["largest score"] = float(scores.max())
+        exclude(context, clients, dropped)
+        weights = payload.weights.double() * (~dropped).to(payload.weights.device)
+        total = weights.sum()
+        if not float(total) > 0:
+            return nothing(context, clients, payload)
+        context.report["selected"] = float(n - int(dropped.sum()))
+        return one_row(geometry.combine(payload.values, weights / total), total.to(payload.weights.dtype))
