@@ -1,0 +1,259 @@
+"""What a worker does: trainings and cells, each from a key to a stored result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedsec.audit.build import Builder
+from fedsec.audit.challenge import MembershipChallenge, membership_challenge, public_facts, truth
+from fedsec.audit.plan import Cell, Training, wanted_by
+from fedsec.audit.store import Artifacts
+from fedsec.audit.transcripts import pack, unpack
+from fedsec.config.schema import AuditConfig
+from fedsec.federation.rounds import Federation, TrainingResult
+from fedsec.federation.setup import FederationSetup
+from fedsec.judges.base import Judge, Judgement, Outcome
+from fedsec.protocol.events import Event, Topic
+from fedsec.protocol.outcome import NotApplicable
+from fedsec.protocol.parties import Adversary, Attack
+from fedsec.protocol.stage import Defense
+from fedsec.protocol.view import View, project
+from fedsec.randomness import generator
+from fedsec.registry import get
+
+Progress = Callable[[int, int], None]
+
+
+class Workbench:
+    """Runs the tasks of one configuration; keeps the last few federations at hand."""
+
+    def __init__(self, config: AuditConfig, artifacts: Path, workers: int = 1) -> None:
+        self.config = config
+        self.artifacts = Artifacts(artifacts)
+        self.builder = Builder(config)
+        self.workers = workers
+        self._attacks = {entry.label: entry for entry in config.attacks}
+        self._stacks = {entry.label: tuple(entry.defenses) for entry in config.stacks}
+        self._setup = lru_cache(maxsize=2)(self.builder.setup)
+        self._challenge = lru_cache(maxsize=2)(self._membership)
+
+    def run(self, task: Training | Cell, progress: Progress) -> dict[str, Any]:
+        """Run one task and store its result; returns ``{"seconds": ...}``."""
+        started = time.perf_counter()
+        if isinstance(task, Training):
+            self._train(task, progress)
+        else:
+            self._measure(task, time.perf_counter())
+        return {"seconds": time.perf_counter() - started}
+
+    def _membership(self, seed: int) -> MembershipChallenge | None:
+        return membership_challenge(self._setup(seed))
+
+    def _train(self, task: Training, progress: Progress) -> None:
+        setup, stack = self._setup(task.seed), self._stacks[task.stack]
+        adversary, facts = None, None
+        if task.attack:
+            plugin = self._attacks[task.attack].plugin
+            if not isinstance(plugin, Adversary):
+                raise TypeError(f"{task.attack} does not train")
+            adversary = plugin
+            facts = public_facts(setup, stack, plugin)
+        wanted = {} if task.attack else wanted_by(self.config.attacks, setup.rounds)
+        federation = Federation(setup, stack, adversary=adversary, facts=facts, wanted=wanted, workers=self.workers)
+        result = federation.run(progress)
+        if task.transcript:
+            packed = pack(result.events)
+            document = {**packed.document, "kind": "transcript", "label": task.label}
+            self.artifacts.write(task.transcript, document, packed.tensors)
+        tensors = {"released": result.released, "predictions": result.predictions}
+        if setup.info.task != "regression":
+            right = result.predictions == setup.split.test.y
+            tensors["correct"] = right if right.dim() == 1 else right.double().mean(-1)
+        self.artifacts.write(task.key, _training_document(task, result), tensors)
+
+    def _measure(self, task: Cell, started: float) -> None:
+        setup, stack = self._setup(task.seed), self._stacks[task.stack]
+        entry = self._attacks[task.attack]
+        document: dict[str, Any] = {"kind": "cell", "label": task.label, "reason": "", "notes": []}
+        judgement: Judgement | None = None
+        try:
+            if isinstance(entry.plugin, Attack):
+                position = entry.position or entry.plugin.threat.position
+                judgement = self._passive(task, setup, stack, entry.plugin, position, document)
+            else:
+                judgement = self._active(task, setup, entry.plugin, document)
+            document["status"] = "measured" if judgement is not None else document["status"]
+        except NotApplicable as reason:
+            document["status"], document["reason"] = "not applicable", str(reason)
+        tensors: dict[str, Tensor] = {}
+        if judgement is not None:
+            tensors = _judged(judgement, document)
+        document["seconds"] = time.perf_counter() - started
+        self.artifacts.write(task.key, document, tensors)
+
+    def _passive(
+        self,
+        task: Cell,
+        setup: FederationSetup,
+        stack: tuple[Defense, ...],
+        attack: Attack,
+        position: str,
+        document: dict[str, Any],
+    ) -> Judgement | None:
+        """Run a passive attack on what its position can read, or say why it reads nothing."""
+        stored = self.artifacts.read(task.transcript)
+        rounds = {r for r in attack.rounds(setup.rounds) if 0 <= r < setup.rounds}
+        events = tuple(
+            event
+            for event in unpack(stored.document, stored.tensors)
+            if event.round in rounds or event.topic == Topic.RELEASE
+        )
+        view, seen_events = self._view(attack, position, events, document)
+        document["seen"] = _ledger(position, view, attack, seen_events)
+        if view is None:
+            return None
+        challenge = self._challenge(task.seed)
+        facts = public_facts(setup, stack, attack, challenge=challenge)
+        evidence = attack.run(view, facts, generator=generator(setup.seed, "attack", attack.name, task.attack))
+        released = self.artifacts.read(task.honest).tensors["released"].to(setup.device)
+        held = truth(setup, stack, attack, events=seen_events, released=released, challenge=challenge)
+        return _judge(attack.judge).measure(evidence, held)
+
+    def _view(
+        self, attack: Attack, position: str, events: tuple[Event, ...], document: dict[str, Any]
+    ) -> tuple[View | None, tuple[Event, ...]]:
+        """The view of the first wanted topic that the position can read."""
+        reasons: list[str] = []
+        exists = False
+        for topic in attack.wants:
+            there = tuple(event for event in events if event.topic == topic)
+            exists = exists or bool(there)
+            view, denied = project(there, position, [topic])
+            reasons.extend(f"{d.count} x {d.topic}: {d.reason}" for d in denied if d.reason not in "".join(reasons))
+            if view.events:
+                wanted = {topic, *attack.also_sees}
+                whole, _ = project(events, position, wanted)
+                return whole, tuple(event for event in events if event.topic in wanted)
+        if not exists:
+            raise NotApplicable(f"no {' or '.join(attack.wants)} exists in this federation")
+        document["status"] = "blocked"
+        document["reason"] = "; ".join(_summary(reasons))
+        return None, events
+
+    def _active(self, task: Cell, setup: FederationSetup, adversary: Adversary, document: dict[str, Any]) -> Judgement:
+        """Compare the attacked federation with the honest one of the same seed."""
+        honest, attacked = self.artifacts.read(task.honest), self.artifacts.read(task.attacked)
+        document["seen"] = {
+            "position": f"in the place of {attacked.document['compromised']:.1%} of the identities",
+            "events": [],
+            "knowledge": sorted(k.value for k in adversary.threat.knowledge),
+        }
+        document["compromised"] = attacked.document["compromised"]
+        return _judge(adversary.judge).compare(
+            _outcome(honest.document, honest.tensors),
+            _outcome(attacked.document, attacked.tensors),
+            setup.split.test,
+            setup.info,
+            adversary.goal(),
+        )
+
+
+def _judge(name: str) -> Judge:
+    judge: Any = get("judges", name)()
+    if not isinstance(judge, Judge):
+        raise TypeError(f"{name} is not a Judge")
+    return judge
+
+
+def _summary(reasons: list[str]) -> list[str]:
+    return list(dict.fromkeys(reasons))[:4]
+
+
+def _outcome(document: dict[str, Any], tensors: dict[str, Tensor]) -> Outcome:
+    present = document["present"]
+    return Outcome(
+        predictions=tensors["predictions"],
+        accuracy=tuple(document["accuracy"]),
+        rounds=tuple(document["rounds"]),
+        detected=tuple((int(a), int(b)) for a, b in document["detected"]) if any(map(sum, present)) else (),
+    )
+
+
+def _training_document(task: Training, result: TrainingResult) -> dict[str, Any]:
+    ledger = result.ledger
+    return {
+        "kind": "training",
+        "label": task.label,
+        "rounds": list(result.rounds),
+        "accuracy": list(result.accuracy),
+        "loss": [value if _finite(value) else None for value in result.loss],
+        "seconds": result.seconds,
+        "engine": result.engine,
+        "diagnostics": {k: v for k, v in result.diagnostics.items() if _finite(v)},
+        "detected": [list(pair) for pair in result.detected],
+        "present": [list(pair) for pair in result.present],
+        "claims": result.claims,
+        "compromised": result.compromised,
+        "ledger": {
+            "uploads": ledger.uploads,
+            "upload_bytes": ledger.upload_bytes,
+            "downloads": ledger.downloads,
+            "download_bytes": ledger.download_bytes,
+            "refused": dict(sorted(ledger.refused.items())),
+            "dropped": ledger.dropped,
+        },
+    }
+
+
+def _finite(value: float) -> bool:
+    return bool(torch.isfinite(torch.tensor(value)))
+
+
+def _ledger(position: str, view: View | None, attack: Attack, events: tuple[Event, ...]) -> dict[str, Any]:
+    """What the attack was given: printed in the report."""
+    counts: dict[str, dict[str, Any]] = {}
+    for event in view.events if view else ():
+        row = counts.setdefault(
+            event.topic.value, {"topic": event.topic.value, "count": 0, "rounds": set(), "bytes": 0}
+        )
+        row["count"] += 1
+        row["rounds"].add(event.round)
+        row["bytes"] += event.values.numel() * event.values.element_size()
+    rows = [{**row, "rounds": sorted(row["rounds"])} for row in counts.values()]
+    return {"position": position, "events": rows, "knowledge": sorted(k.value for k in attack.threat.knowledge)}
+
+
+def _judged(judgement: Judgement, document: dict[str, Any]) -> dict[str, Tensor]:
+    """A judgement as named tensors, with what is not a tensor written into the document."""
+    tensors: dict[str, Tensor] = {}
+    rows: list[dict[str, Any]] = []
+    for measurement in judgement.measurements:
+        arrays = ("units", "truths", "clusters", "floor_units")
+        for array in arrays:
+            value = getattr(measurement, array)
+            if value is not None:
+                tensors[f"m/{measurement.name}/{array}"] = value
+        rows.append(
+            {
+                "name": measurement.name,
+                "statistic": measurement.statistic,
+                "floor": measurement.floor,
+                "ceiling": measurement.ceiling,
+                "headline": measurement.headline,
+                "unit": measurement.unit,
+                "description": measurement.description,
+                "arrays": [array for array in arrays if getattr(measurement, array) is not None],
+            }
+        )
+    for name, exhibit in judgement.exhibits.items():
+        tensors[f"x/{name}"] = exhibit
+    document["measurements"] = rows
+    document["notes"] = list(judgement.notes)
+    return tensors

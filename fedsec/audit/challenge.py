@@ -1,0 +1,190 @@
+"""What an adversary is told, and what the judge knows that it is not told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsec.data.examples import Examples
+from fedsec.federation.cohort import CohortTrainer
+from fedsec.federation.population import Population, draw_cohort
+from fedsec.federation.setup import FederationSetup, whole
+from fedsec.federation.stages import Stages
+from fedsec.judges.base import Truth
+from fedsec.plugin import Plugin
+from fedsec.protocol.events import Event, Topic
+from fedsec.protocol.facts import PublicFacts, Simulate
+from fedsec.protocol.parties import Adversary, Attack
+from fedsec.protocol.payload import Plain
+from fedsec.protocol.stage import Defense
+from fedsec.randomness import derive_seed, generator, numpy_generator
+from fedsec.threat import Knowledge
+
+CANDIDATES = 1000
+"""Members in question at the most, and as many non-members."""
+
+
+def simulator(setup: FederationSetup, stack: tuple[Defense, ...], *, seed: int) -> Simulate:
+    """Local training as an honest client does it, up to the stage that seals, with draws of the adversary's own."""
+    stages = Stages(stack, setup.setting(stack), seed=derive_seed(seed, "simulate"))
+    trainer = CohortTrainer(setup.model, setup.local, hooks=stages.local_hooks, device=setup.device)
+
+    def simulate(model: Tensor, shard: Examples, draw: int) -> Tensor:
+        for number, hook in enumerate(stages.data_hooks):
+            shard = hook.data(shard, generator=generator(seed, "simulate-data", number, draw))
+        update = trainer.train(model, [whole(shard)], [derive_seed(seed, "simulate", draw)])
+        weights = torch.tensor([float(len(shard))], dtype=torch.float64)
+        return stages.in_clear(Plain(update, weights), 0, (draw,)).values[0]
+
+    return simulate
+
+
+def participants(setup: FederationSetup) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Clients that uploaded in some round of the honest federation."""
+    population = Population.of(setup.index, fraction=0.0, sybils=0, seed=setup.seed)
+    seen: set[int] = set()
+    for number in range(setup.rounds):
+        drawn = draw_cohort(population, setup.participation, round_index=number, seed=setup.seed)
+        seen.update(drawn.answered.tolist())
+    return np.array(sorted(seen), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class MembershipChallenge:
+    """Candidates, shuffled, and which of them are members.
+
+    Attributes:
+        candidates: half members (or so), half never-trained examples of the same pool.
+        members: ``(m,)`` bool.
+    """
+
+    candidates: Examples
+    members: Tensor
+
+
+def membership_challenge(setup: FederationSetup) -> MembershipChallenge | None:
+    """Members drawn from clients that took part, non-members from the hold-out of the same pool.
+
+    ``None`` if there is no hold-out, or if clients see transformed examples (the pool's own are then not
+    what was trained on).
+    """
+    if not len(setup.split.holdout) or setup.transforms:
+        return None
+    random = numpy_generator(setup.seed, "membership")
+    rows = [setup.index.rows(int(client)) for client in participants(setup)]
+    held = np.unique(np.concatenate(rows)) if rows else np.zeros(0, np.int64)
+    count = min(len(held), len(setup.split.holdout), CANDIDATES)
+    if count == 0:
+        return None
+    inside = setup.split.clients.take(torch.from_numpy(random.choice(held, count, replace=False)))
+    outside = setup.split.holdout.take(torch.from_numpy(random.choice(len(setup.split.holdout), count, replace=False)))
+    order = torch.from_numpy(random.permutation(2 * count))
+    mixed = Examples(torch.cat([inside.x, outside.x]), torch.cat([inside.y, outside.y])).take(order)
+    return MembershipChallenge(mixed, (order < count))
+
+
+def public_facts(
+    setup: FederationSetup,
+    stack: tuple[Defense, ...],
+    plugin: Attack | Adversary,
+    *,
+    challenge: MembershipChallenge | None = None,
+    labels: dict[tuple[int, str], Tensor] | None = None,
+) -> PublicFacts:
+    """Public facts and exactly the knowledge that a plugin declares."""
+    knows = plugin.threat.knowledge
+    seed = derive_seed(setup.seed, "attacker", plugin.name)
+    described = tuple(f"{d.name}{_parameters(d)}" for d in stack)
+    rule = next((d.name for d in stack if d.implements("aggregate")), "mean")
+
+    def given(what: Knowledge) -> bool:
+        return what in knows
+
+    return PublicFacts(
+        info=setup.info,
+        model=setup.model,
+        initial=setup.initial.clone(),
+        stack=described,
+        population=len(setup.index),
+        cohort=setup.participation.clients_per_round,
+        rounds=setup.rounds,
+        knowledge=knows,
+        _local=setup.local if given(Knowledge.LOCAL_TRAINING) else None,
+        _auxiliary=setup.split.auxiliary if given(Knowledge.AUXILIARY_DATA) and len(setup.split.auxiliary) else None,
+        _simulate=simulator(setup, stack, seed=seed) if given(Knowledge.LOCAL_TRAINING) else None,
+        _candidates=challenge.candidates if given(Knowledge.CANDIDATES) and challenge else None,
+        _test_inputs=setup.split.test if given(Knowledge.TEST_INPUTS) else None,
+        _labels=labels if given(Knowledge.LABELS) else None,
+        rule=rule,
+    )
+
+
+def _parameters(plugin: Plugin) -> str:
+    return "(" + ", ".join(f"{name}={value}" for name, value in plugin.parameters().items()) + ")"
+
+
+def examples_behind(
+    setup: FederationSetup, stack: tuple[Defense, ...], events: tuple[Event, ...]
+) -> dict[tuple[int, str], Examples]:
+    """What each recorded update was computed on; the sender ``server`` stands for the whole cohort."""
+    hooks = tuple(d for d in stack if d.implements("data"))
+    population = Population.of(setup.index, fraction=0.0, sybils=0, seed=setup.seed)
+    behind: dict[tuple[int, str], Examples] = {}
+    for event in events:
+        if event.topic == Topic.UPLOAD:
+            client = int(event.sender.partition(":")[2])
+            behind[event.round, event.sender] = setup.shard(client, hooks).examples()
+        elif event.topic == Topic.AGGREGATE:
+            drawn = draw_cohort(population, setup.participation, round_index=event.round, seed=setup.seed)
+            shards = [setup.shard(int(client), hooks).examples() for client in drawn.answered]
+            behind[event.round, event.sender] = _joined(shards, setup.split.clients)
+    return behind
+
+
+def _joined(shards: list[Examples], like: Examples) -> Examples:
+    if not shards:
+        return like.take([])
+    names = shards[0].attributes
+    return Examples(
+        torch.cat([shard.x for shard in shards]),
+        torch.cat([shard.y for shard in shards]),
+        {name: torch.cat([shard.attributes[name] for shard in shards]) for name in names},
+    )
+
+
+def truth(
+    setup: FederationSetup,
+    stack: tuple[Defense, ...],
+    attack: Attack,
+    *,
+    events: tuple[Event, ...],
+    released: Tensor,
+    challenge: MembershipChallenge | None,
+) -> Truth:
+    """What only the judge holds."""
+    behind = examples_behind(setup, stack, events)
+    name = str(getattr(attack, "property", "") or "")
+    if not name and setup.info.attributes:
+        name = setup.info.attributes[0].name
+    share = {
+        source: float((held.attributes[name] == 1).double().mean())
+        for source, held in behind.items()
+        if name in held.attributes and len(held)
+    }
+    return Truth(
+        info=setup.info,
+        model=setup.model,
+        released=released,
+        initial=setup.initial,
+        behind=behind,
+        test=setup.split.test,
+        decoys=setup.split.holdout if len(setup.split.holdout) else setup.split.test,
+        candidates=challenge.candidates if challenge else None,
+        members=challenge.members if challenge else None,
+        property_name=name,
+        property_share=share,
+        generator=generator(setup.seed, "judge", attack.name),
+    )

@@ -1,0 +1,121 @@
+"""``plan``, ``audit`` and ``report`` of the command line."""
+
+from __future__ import annotations
+
+import json as json_format
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fedsec.audit.api import Audit, render
+from fedsec.audit.plan import Plan
+from fedsec.audit.store import Store
+from fedsec.audit.verdict import ExitCode, exit_code
+from fedsec.errors import DataError
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _overrides(overrides: Sequence[str], device: str | None) -> list[str]:
+    return [*overrides, *([f"device={device}"] if device else [])]
+
+
+def audit(
+    path: Path,
+    *,
+    output: Path | None,
+    fresh: bool,
+    jobs: int | None,
+    only: list[str],
+    overrides: list[str],
+    device: str | None,
+    progress: str,
+) -> int:
+    """Run an audit; returns the exit code."""
+    loaded = Audit.load(path, _overrides(overrides, device))
+    result = loaded.run(output, fresh=fresh, jobs=jobs, only=only, progress=progress)
+    verdict, counts = result.document["verdict"], result.document["coverage"]
+    _say(verdict["sentence"])
+    named = ", ".join(
+        f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if name != "total" and count
+    )
+    _say(f"{counts['total']} cells: {named or 'none'}.")
+    for gate in verdict["gates"]:
+        _say(
+            f"gate {'met' if gate['met'] else 'VIOLATED'}: {gate['gate']}"
+            + (f" ({gate['found']})" if gate["found"] else "")
+        )
+    if result.folder is not None:
+        _say(f"{result.folder / 'report.html'}")
+        _say(f"{result.folder / 'audit.json'}")
+    return int(result.exit_code)
+
+
+def plan(path: Path, *, overrides: list[str], json: bool) -> int:
+    """Print what an audit would do; nothing trains."""
+    loaded = Audit.load(path, overrides)
+    made = loaded.plan()
+    folder = loaded.default_output() / "store"
+    done: set[str] = set()
+    known: dict[str, float] = {}
+    if folder.is_dir():
+        with Store(folder) as store:
+            done = {task.key for task in (*made.trainings, *made.cells) if store.has(task.key)}
+            known = store.seconds()
+    summary = _summary(loaded, made, done, known)
+    if json:
+        _say(json_format.dumps(summary, indent=1))
+        return int(ExitCode.OK)
+    _say(
+        f"{summary['cells']} cells = {len(summary['attacks'])} attacks x {len(summary['stacks'])} stacks x {len(summary['seeds'])} seeds"
+    )
+    _say(f"{summary['trainings']} trainings ({summary['honest']} honest, shared by all passive attacks)")
+    _say(f"{len(done)} results are there already")
+    if summary["seconds"] is not None:
+        _say(f"about {summary['seconds']:.0f} s of one core are left")
+    for stack in summary["stacks"]:
+        _say(f"  {stack['stack']}: reads the aggregate: {', '.join(stack['holders'])}")
+    return int(ExitCode.OK)
+
+
+def _summary(loaded: Audit, made: Plan, done: set[str], known: dict[str, float]) -> dict[str, Any]:
+    from fedsec.protocol.compose import holders_of
+
+    waiting = {
+        "training": sum(t.key not in done for t in made.trainings),
+        "cell": sum(c.key not in done for c in made.cells),
+    }
+    seconds = sum(count * known[kind] for kind, count in waiting.items() if kind in known)
+    estimable = all(kind in known or not count for kind, count in waiting.items())
+    return {
+        "cells": len(made.cells),
+        "trainings": len(made.trainings),
+        "honest": sum(not t.attack for t in made.trainings),
+        "finished": len(done),
+        "seconds": seconds if estimable else None,
+        "seeds": list(loaded.config.seeds),
+        "attacks": [entry.label for entry in loaded.config.attacks],
+        "stacks": [
+            {"stack": entry.label, "holders": sorted(holders_of(entry.defenses))} for entry in loaded.config.stacks
+        ],
+    }
+
+
+def report(path: Path, *, format: str, output: Path | None) -> int:
+    """Render a report again from ``audit.json``; nothing runs."""
+    try:
+        document = json_format.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read as audit.json: {error}") from error
+    if not isinstance(document, dict) or document.get("schema") != "fedsec/audit/1":
+        raise DataError(f"{path} is not a fedsec/audit/1 document; give the audit.json that `fedsec audit` wrote")
+    text = render(document, format)
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        output.write_text(text, encoding="utf-8")
+        _say(str(output))
+    return int(exit_code(document["verdict"]))

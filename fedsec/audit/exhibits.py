@@ -1,0 +1,65 @@
+"""Exhibits of a cell as JSON-able values: galleries, ROC curves, curves over rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+GALLERY = 6
+"""Examples shown per gallery: best to worst, the middle one included."""
+THUMBNAIL = 64
+"""Images wider than this are thinned for the page."""
+
+
+def _rounded(tensor: Tensor, digits: int = 3) -> list[Any]:
+    values: list[Any] = [round(float(v), digits) for v in tensor.double().flatten().tolist()]
+    return values
+
+
+def _thin(images: Tensor) -> Tensor:
+    if images.dim() == 4 and images.shape[-1] > THUMBNAIL:
+        step = -(-images.shape[-1] // THUMBNAIL)
+        return images[..., ::step, ::step]
+    return images
+
+
+def gallery(arrays: Mapping[str, Tensor], *, show_originals: bool) -> dict[str, Any] | None:
+    """Originals (or ``None`` if they may not be shown), reconstructions and scores, best to worst."""
+    if "gallery/reconstruction" not in arrays:
+        return None
+    made = arrays["gallery/reconstruction"]
+    count = made.shape[0]
+    keep = list(range(count))
+    if count > GALLERY:
+        keep = sorted({round(i * (count - 1) / (GALLERY - 1)) for i in range(GALLERY)})
+    made = _thin(made[keep])
+    shown: list[Any] | None = None
+    if show_originals and "gallery/original" in arrays:
+        shown = [_rounded(image) for image in _thin(arrays["gallery/original"][keep])]
+    score = arrays.get("gallery/score")
+    return {
+        "shape": list(made.shape[1:]),
+        "original": shown,
+        "reconstruction": [_rounded(image) for image in made],
+        "score": _rounded(score[keep], 4) if score is not None else [],
+        "order": "best to worst",
+    }
+
+
+def exhibits(arrays: Mapping[str, Tensor], *, show_originals: bool) -> dict[str, Any]:
+    """Everything that the report can draw of a cell."""
+    found: dict[str, Any] = {}
+    pictures = gallery(arrays, show_originals=show_originals)
+    if pictures is not None:
+        found["gallery"] = pictures
+    if "roc/fpr" in arrays:
+        found["roc"] = {"fpr": _rounded(arrays["roc/fpr"], 5), "tpr": _rounded(arrays["roc/tpr"], 5)}
+    names = sorted({name.split("/")[1] for name in arrays if name.startswith("curve/")})
+    if names:
+        found["curves"] = {
+            name: {"x": _rounded(arrays[f"curve/{name}/x"]), "y": _rounded(arrays[f"curve/{name}/y"], 4)}
+            for name in names
+        }
+    return found

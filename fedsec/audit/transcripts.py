@@ -1,0 +1,95 @@
+"""Transcripts as stored results: what was recorded, and what of it is readable by whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from fedsec.protocol.events import EVENT_KIND_OF, Event, Topic
+from fedsec.protocol.payload import AdditiveScheme, Payload, Plain, Sealed
+
+
+class _NoScheme:
+    """A stored ciphertext is evidence of what was sent; nobody computes with it again."""
+
+    def start(self, row: bytes) -> Any:
+        raise TypeError("a stored ciphertext cannot be summed")
+
+    def add(self, accumulator: Any, row: bytes) -> Any:
+        raise TypeError("a stored ciphertext cannot be summed")
+
+    def finish(self, accumulator: Any) -> bytes:
+        raise TypeError("a stored ciphertext cannot be summed")
+
+
+_STORED: AdditiveScheme = _NoScheme()
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A transcript as one JSON-able document and named tensors."""
+
+    document: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+def pack(events: Sequence[Event]) -> Packed:
+    """Events to a document and tensors. Ciphertexts are kept by size and holders; what their holders read, whole."""
+    rows: list[dict[str, Any]] = []
+    tensors: dict[str, Tensor] = {}
+    for event in events:
+        clear = event.payload if isinstance(event.payload, Plain) else event.opened
+        if clear is not None:
+            tensors[f"{event.seq}/values"] = clear.values
+            tensors[f"{event.seq}/weights"] = clear.weights
+        holders = event.payload.holders if isinstance(event.payload, Sealed) else frozenset()
+        rows.append(
+            {
+                "seq": event.seq,
+                "round": event.round,
+                "step": event.step,
+                "topic": event.topic.value,
+                "sender": event.sender,
+                "receivers": sorted(event.receivers),
+                "about": event.about,
+                "kind": event.payload.kind.value,
+                "bytes": event.payload.nbytes(0),
+                "holders": sorted(holders),
+            }
+        )
+    return Packed({"events": rows}, tensors)
+
+
+def unpack(document: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[Event, ...]:
+    """Events from what `pack` made."""
+    events: list[Event] = []
+    for row in document["events"]:
+        seq = int(row["seq"])
+        clear = None
+        if f"{seq}/values" in tensors:
+            clear = Plain(tensors[f"{seq}/values"], tensors[f"{seq}/weights"])
+        payload: Payload
+        if row["kind"] == "plain" and clear is not None:
+            payload, opened = clear, None
+        else:
+            payload, opened = Sealed((b"",), _STORED, frozenset(row["holders"])), clear
+        topic = Topic(row["topic"])
+        events.append(
+            Event(
+                seq=seq,
+                time=float(row["round"]),
+                round=int(row["round"]),
+                step=int(row["step"]),
+                kind=EVENT_KIND_OF[topic],
+                topic=topic,
+                sender=str(row["sender"]),
+                receivers=frozenset(row["receivers"]),
+                payload=payload,
+                about={str(k): int(v) for k, v in row["about"].items()},
+                opened=opened,
+            )
+        )
+    return tuple(events)
