@@ -9,6 +9,7 @@ import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, Strict
@@ -81,6 +82,7 @@ class Declaration:
         bases: keys of the class and its bases.
         fields: its parameters.
         threat: an attack's threat model; ``None`` where there is none or where only an import would tell.
+        judge: name of an attack's judge; empty likewise.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Declaration:
     bases: tuple[str, ...]
     fields: tuple[DeclaredField, ...]
     threat: ThreatModel | None = None
+    judge: str = ""
 
 
 def read_source(module: str, name: str, *, with_fields: bool = True) -> Declaration:
@@ -115,6 +118,7 @@ def read_source(module: str, name: str, *, with_fields: bool = True) -> Declarat
         bases=tuple(ancestor.key for ancestor in found.ancestry()),
         fields=_source_fields(found) if with_fields else (),
         threat=_source_threat(found) if with_fields else None,
+        judge=_optional_text(found, "judge") if with_fields else "",
     )
 
 
@@ -128,9 +132,11 @@ def read_class(cls: type) -> Declaration:
         bases=tuple(class_key(base) for base in cls.__mro__ if base is not object),
         fields=class_fields(cls),
         threat=threat if isinstance(threat, ThreatModel) else None,
+        judge=str(getattr(cls, "judge", "")),
     )
 
 
+@cache
 def class_fields(cls: type) -> tuple[DeclaredField, ...]:
     """The parameters of an imported plugin class; none if it is no dataclass."""
     if not dataclasses.is_dataclass(cls):
@@ -158,7 +164,7 @@ def plain(value: Any) -> Any:
 
 def for_pydantic(annotation: Any) -> Any:
     """The annotation with plugin classes replaced by `NestedPlugin` and enumerations read from their values."""
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+    if isinstance(annotation, type) and typing.get_origin(annotation) is None:
         if issubclass(annotation, Plugin):
             return Annotated[Any, NestedPlugin(class_key(annotation))]
         if issubclass(annotation, enum.Enum):
@@ -168,7 +174,7 @@ def for_pydantic(annotation: Any) -> Any:
     if origin is Annotated:
         return Annotated[(for_pydantic(arguments[0]), *arguments[1:])]
     if origin in (Union, types.UnionType):
-        return Union[tuple(for_pydantic(argument) for argument in arguments)]
+        return Union[tuple(for_pydantic(argument) for argument in arguments)]  # noqa: UP007 - computed
     if origin is tuple:
         return tuple[tuple(a if a is Ellipsis else for_pydantic(a) for a in arguments)]  # type: ignore[misc]
     return annotation
@@ -192,9 +198,12 @@ def _source_threat(found: SourceClass) -> ThreatModel | None:
 def _source_fields(found: SourceClass) -> tuple[DeclaredField, ...]:
     fields: dict[str, DeclaredField] = {}
     for owner in reversed(found.ancestry()):
+        if not any("dataclass" in ast.unparse(decorator) for decorator in owner.node.decorator_list):
+            continue  # annotations of a base that is no dataclass are no fields
         for statement in owner.node.body:
             if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
                 continue
+            if ast.unparse(statement.annotation).startswith(("ClassVar", "typing.ClassVar")):
                 continue
             name = statement.target.id
             annotation = _annotation(statement.annotation, owner.module)
@@ -209,7 +218,7 @@ def _annotation(node: ast.expr, module: str) -> Any:
         case ast.Constant(value=str(text)):
             return _annotation(ast.parse(text, mode="eval").body, module)
         case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-            return Union[_annotation(left, module), _annotation(right, module)]
+            return Union[_annotation(left, module), _annotation(right, module)]  # noqa: UP007 - computed
         case ast.Subscript(value=owner, slice=index):
             outer = evaluate(owner, module)
             if outer is Annotated and isinstance(index, ast.Tuple):
@@ -264,8 +273,8 @@ __all__ = [
     "PLUGIN",
     "REQUIRED",
     "Builder",
-    "DeclaredField",
     "Declaration",
+    "DeclaredField",
     "NestedPlugin",
     "class_fields",
     "class_key",

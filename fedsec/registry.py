@@ -8,7 +8,6 @@ is a row with the reason, and an error only if used.
 from __future__ import annotations
 
 import difflib
-import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -112,6 +111,15 @@ def _is_own(point: EntryPoint) -> bool:
     return point.module.split(".")[0] == "fedsec"
 
 
+def module_of(group: str, name: str) -> str:
+    """The module that a plugin lives in.
+
+    Raises:
+        PluginError: there is none of that name, or two packages bring it.
+    """
+    return _point(group, name).module
+
+
 def get(group: str, name: str) -> Any:
     """The class of a plugin (the function of a report), imported.
 
@@ -213,4 +221,4 @@ def _row(group: str, name: str, points: tuple[EntryPoint, ...]) -> Row:
     return Row(name, found.summary, found.family, owners)
 
 
-__all__ = ["BASES", "GROUPS", "Row", "closest", "declaration", "get", "names", "nested", "refresh", "rows"]
+__all__ = ["BASES", "GROUPS", "Row", "closest", "declaration", "get", "module_of", "names", "nested", "refresh", "rows"]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 LIGHT_MODULES = frozenset(
     {"typing", "collections.abc", "dataclasses", "enum", "math", "pydantic", "annotated_types", "fedsec.threat"}
@@ -84,8 +84,40 @@ class SourceClass:
             for statement in owner.node.body:
                 target, value = _assignment(statement)
                 if target == name and value is not None:
-                    return evaluate(value, owner.module)
+                    return evaluate(value, owner.module, _ClassScope(owner, name))
         raise Unreadable(f"{self.key} has no literal {name}")
+
+
+@dataclass(frozen=True)
+class _ClassScope:
+    """The names that a class body has defined, for the value of one of them."""
+
+    owner: SourceClass
+    but: str
+
+    def _find(self, name: str) -> ast.expr | None:
+        for statement in self.owner.node.body:
+            target, value = _assignment(statement)
+            if target == name != self.but:
+                return value
+        return None
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._find(name) is not None
+
+    def __getitem__(self, name: str) -> Any:
+        found = self._find(name)
+        if found is None:
+            raise KeyError(name)
+        return evaluate(found, self.owner.module, _ClassScope(self.owner, name))
+
+
+class Scope(Protocol):
+    """Names that hide those of a module."""
+
+    def __contains__(self, name: object, /) -> bool: ...
+
+    def __getitem__(self, name: str, /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -157,10 +189,19 @@ def _names(module: str) -> dict[str, ast.AST | tuple[str, str]]:
             for alias in statement.names:
                 found[alias.asname or alias.name] = (origin, alias.name)
         else:
-            target, value = _assignment(statement)
-            if target and value is not None:
-                found[target] = value
+            found.update(_assigned(statement))
     return found
+
+
+def _assigned(statement: ast.stmt) -> dict[str, ast.AST]:
+    """Names and values of an assignment, those of ``A, B = 1, 2`` included."""
+    if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Tuple):
+        names = statement.targets[0].elts
+        if isinstance(statement.value, ast.Tuple) and len(names) == len(statement.value.elts):
+            pairs = zip(names, statement.value.elts, strict=True)
+            return {name.id: value for name, value in pairs if isinstance(name, ast.Name)}
+    target, value = _assignment(statement)
+    return {target: value} if target and value is not None else {}
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
@@ -208,8 +249,13 @@ def resolve(module: str, name: str) -> Any:
     return evaluate(found, module)
 
 
-def evaluate(node: ast.AST, module: str) -> Any:  # noqa: PLR0911 - one return per form of literal
+def evaluate(node: ast.AST, module: str, scope: Scope | None = None) -> Any:
     """The value of an expression in the literal forms in which metadata and annotations are written.
+
+    Args:
+        node: the expression.
+        module: whose names it uses.
+        scope: names that hide those of the module.
 
     Raises:
         Unreadable: it is of another form.
@@ -218,29 +264,34 @@ def evaluate(node: ast.AST, module: str) -> Any:  # noqa: PLR0911 - one return p
         case ast.Constant(value=value):
             return value
         case ast.Name(id=name):
-            return resolve(module, name)
+            return scope[name] if scope is not None and name in scope else resolve(module, name)
         case ast.Tuple(elts=items):
-            return tuple(evaluate(item, module) for item in items)
+            return tuple(evaluate(item, module, scope) for item in items)
         case ast.List(elts=items):
-            return [evaluate(item, module) for item in items]
+            return [evaluate(item, module, scope) for item in items]
         case ast.Set(elts=items):
-            return {evaluate(item, module) for item in items}
+            return {evaluate(item, module, scope) for item in items}
         case ast.Dict(keys=keys, values=values):
-            return {evaluate(k, module): evaluate(v, module) for k, v in zip(keys, values, strict=True) if k}
+            return {
+                evaluate(k, module, scope): evaluate(v, module, scope) for k, v in zip(keys, values, strict=True) if k
+            }
         case ast.JoinedStr(values=parts):
             return "".join(
-                str(evaluate(part.value if isinstance(part, ast.FormattedValue) else part, module)) for part in parts
+                str(evaluate(part.value if isinstance(part, ast.FormattedValue) else part, module, scope))
+                for part in parts
             )
         case ast.UnaryOp(op=sign, operand=operand) if type(sign) in _UNARY:
-            return _UNARY[type(sign)](evaluate(operand, module))
+            return _UNARY[type(sign)](evaluate(operand, module, scope))
         case ast.BinOp(left=left, op=symbol, right=right) if type(symbol) in _BINARY:
-            return _apply(_BINARY[type(symbol)], evaluate(left, module), evaluate(right, module))
+            return _apply(_BINARY[type(symbol)], evaluate(left, module, scope), evaluate(right, module, scope))
+        case ast.IfExp(test=test, body=then, orelse=otherwise):
+            return evaluate(then if evaluate(test, module, scope) else otherwise, module, scope)
         case ast.Attribute(value=owner, attr=name):
-            return _attribute(evaluate(owner, module), name)
+            return _attribute(evaluate(owner, module, scope), name)
         case ast.Subscript(value=owner, slice=index):
-            return _apply(operator.getitem, evaluate(owner, module), evaluate(index, module))
+            return _apply(operator.getitem, evaluate(owner, module, scope), evaluate(index, module, scope))
         case ast.Call():
-            return _call(node, module)
+            return _call(node, module, scope)
         case _:
             raise Unreadable(f"{module}: {ast.unparse(node) if isinstance(node, ast.expr) else node} is no literal")
 
@@ -261,12 +312,14 @@ def _attribute(owner: Any, name: str) -> Any:
         raise Unreadable(str(error)) from error
 
 
-def _call(node: ast.Call, module: str) -> Any:
-    function = evaluate(node.func, module)
-    if isinstance(function, SourceFunction) or any(keyword.arg is None for keyword in node.keywords):
+def _call(node: ast.Call, module: str, scope: Scope | None) -> Any:
+    function = evaluate(node.func, module, scope)
+    if any(keyword.arg is None for keyword in node.keywords):
         raise Unreadable(f"{module}: {ast.unparse(node)} is computed")
-    arguments = [evaluate(argument, module) for argument in node.args]
-    keywords = {keyword.arg or "": evaluate(keyword.value, module) for keyword in node.keywords}
+    arguments = [evaluate(argument, module, scope) for argument in node.args]
+    keywords = {keyword.arg or "": evaluate(keyword.value, module, scope) for keyword in node.keywords}
+    if isinstance(function, SourceFunction):
+        return _returned(function, arguments, keywords)
     if isinstance(function, SourceClass):
         if arguments:
             raise Unreadable(f"{module}: {ast.unparse(node)} has positional arguments")
@@ -275,3 +328,21 @@ def _call(node: ast.Call, module: str) -> Any:
         return function(*arguments, **keywords)
     except (TypeError, ValueError) as error:
         raise Unreadable(f"{module}: {ast.unparse(node)}: {error}") from error
+
+
+def _returned(function: SourceFunction, arguments: list[Any], keywords: dict[str, Any]) -> Any:
+    """What a function gives whose body is one return statement."""
+    signature = function.node.args
+    statements = [s for s in function.node.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
+    if len(statements) != 1 or not isinstance(statements[0], ast.Return) or statements[0].value is None:
+        raise Unreadable(f"{function.module}:{function.node.name} does more than return a literal")
+    names = [argument.arg for argument in (*signature.posonlyargs, *signature.args)]
+    bound = dict(zip(names, arguments, strict=False)) | keywords
+    if signature.vararg is not None:
+        bound[signature.vararg.arg] = tuple(arguments[len(names) :])
+    defaults = [*zip(names[::-1], signature.defaults[::-1], strict=False)]
+    defaults += [(a.arg, d) for a, d in zip(signature.kwonlyargs, signature.kw_defaults, strict=True) if d is not None]
+    for name, default in defaults:
+        if name not in bound:
+            bound[name] = evaluate(default, function.module)
+    return evaluate(statements[0].value, function.module, bound)

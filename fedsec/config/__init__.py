@@ -1,1 +1,1 @@
-"""The audit configuration file."""
+"""The configuration: YAML in, a checked `AuditConfig` or every problem at once out."""

@@ -1,0 +1,192 @@
+"""From a file to a checked configuration; every problem is reported at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedsec import parameters, registry
+from fedsec.config.consistency import check_coalition, check_consistency, check_knowledge
+from fedsec.config.draft import Draft
+from fedsec.config.entries import AttackDraft, Entries, PluginDraft, check_splits, read_entries
+from fedsec.config.schema import (
+    AttackEntry,
+    AuditConfig,
+    DatasetSpec,
+    FederationConfig,
+    GateEntry,
+    PluginSpec,
+    StackEntry,
+)
+from fedsec.config.sectioning import check_sections
+from fedsec.config.sections import Root, Splits
+from fedsec.config.yaml_lines import Document, read_yaml
+from fedsec.errors import ConfigurationError, PluginError, Problem
+from fedsec.federation.training import LocalTraining
+
+
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> AuditConfig:
+    """Read, override and check a configuration.
+
+    Args:
+        path: the YAML (or JSON) file.
+        overrides: ``path=value`` each, applied in order before anything is checked.
+
+    Raises:
+        ConfigurationError: with every problem of the file and the overrides.
+    """
+    file = Path(path)
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        hint = "`fedsec init` writes one to start from" if isinstance(error, FileNotFoundError) else ""
+        expected = f"cannot be read: {(error.strerror or str(error)).lower()}"
+        raise ConfigurationError([Problem(path="", found="", expected=expected, hint=hint, file=str(path))]) from error
+    return _checked(read_yaml(data, str(path)), overrides, str(path), file.resolve().parent)
+
+
+def config_from(raw: Mapping[str, Any], *, folder: Path | None = None, overrides: Sequence[str] = ()) -> AuditConfig:
+    """Check a configuration that is no file, such as one that an audit has written down.
+
+    Args:
+        raw: JSON-able values.
+        folder: where a user's own modules are looked up.
+        overrides: as for `load_config`.
+
+    Raises:
+        ConfigurationError: with every problem.
+    """
+    copied = json.loads(json.dumps(raw))
+    return _checked(Document(value=copied), overrides, "", (folder or Path()).resolve())
+
+
+def _checked(document: Document, overrides: Sequence[str], file: str, folder: Path) -> AuditConfig:
+    draft = Draft(document, file)
+    if draft.problems and draft.raw is None:
+        raise ConfigurationError(draft.problems)
+    for override in overrides:
+        draft.override(override)
+    check_sections(draft)
+    if not isinstance(draft.raw, dict):
+        raise ConfigurationError(draft.problems)
+    entries = read_entries(draft)
+    check_splits(draft)
+    check_consistency(draft, entries)
+    _raise(draft)
+    config = _build(draft, entries, file, folder)
+    _raise(draft)
+    return config
+
+
+def _raise(draft: Draft) -> None:
+    if draft.problems:
+        # The sort is stable: what has no line stands last, in the order in which it was found.
+        raise ConfigurationError(sorted(draft.problems, key=lambda p: p.line if p.line is not None else 1 << 30))
+
+
+def _build(draft: Draft, entries: Entries, file: str, folder: Path) -> AuditConfig:
+    root = Root.model_validate(draft.raw)
+    attacks = tuple(_attack(draft, entry) for entry in entries.attacks)
+    stacks = tuple(
+        StackEntry(
+            label=stack.label,
+            defenses=tuple(_object(draft, plugin) for plugin in stack.plugins),
+            line=draft.line(stack.path),
+        )
+        for stack in entries.stacks
+    )
+    federation = _federation(draft, root, entries)
+    info = getattr(federation.dataset.plugin, "info", None)
+    originals = root.report.originals or ("show" if info is not None and info.public else "redact")
+    return AuditConfig(
+        version=root.version,
+        name=root.name,
+        federation=federation,
+        attacks=attacks,
+        stacks=stacks,
+        seeds=tuple(root.seeds) if isinstance(root.seeds, list) else tuple(range(root.seeds)),
+        device=root.device,
+        gates=tuple(
+            GateEntry(**gate.model_dump(), line=draft.line(f"gates[{index}]")) for index, gate in enumerate(root.gates)
+        ),
+        report=root.report.model_copy(update={"originals": originals}),
+        source=file,
+        folder=folder,
+    )
+
+
+def _object(draft: Draft, plugin: PluginDraft | None) -> Any:
+    """The plugin's object, or ``None`` with what is wrong reported."""
+    if plugin is None or plugin.own:
+        return None
+    try:
+        cls = registry.get(plugin.group, plugin.name)
+    except PluginError as error:
+        draft.report(plugin.path, str(error))
+        return None
+    built, problems = parameters.validate(cls, plugin.parameters, plugin.path)
+    draft.add(problems)
+    return built
+
+
+def _attack(draft: Draft, entry: AttackDraft) -> AttackEntry:
+    built = _object(draft, entry.plugin)
+    position = ""
+    if built is not None and not entry.is_active:
+        position = entry.position or built.threat.position
+        check_coalition(draft, position, entry.plugin.path)
+    if built is not None:
+        check_knowledge(draft, built.threat, entry.plugin.path)
+    return AttackEntry(label=entry.label, plugin=built, position=position, line=draft.line(entry.plugin.path))
+
+
+def _federation(draft: Draft, root: Root, entries: Entries) -> FederationConfig:
+    given, local = root.federation, root.federation.local
+    is_full = given.algorithm.name == "fedsgd"
+    return FederationConfig(
+        dataset=_dataset(draft, entries.dataset),
+        partition=_spec(draft, entries.partition),
+        model=_spec(draft, entries.model),
+        algorithm=given.algorithm,
+        clients=given.clients,
+        clients_per_round=given.clients if given.clients_per_round is None else given.clients_per_round,
+        sampling=given.sampling,
+        availability=given.availability,
+        dropouts=given.dropouts,
+        stragglers=given.stragglers,
+        rounds=given.rounds,
+        evaluate_every=given.evaluate_every,
+        local=LocalTraining(
+            epochs=local.epochs,
+            batch_size=None if is_full else local.batch_size,
+            optimizer=local.optimizer,
+            learning_rate=local.learning_rate,
+            momentum=local.momentum,
+            weight_decay=local.weight_decay,
+            proximal=given.algorithm.proximal,
+            max_steps=local.max_steps,
+        ),
+        precision=given.precision,
+    )
+
+
+def _dataset(draft: Draft, entry: PluginDraft | None) -> DatasetSpec:
+    if entry is None:
+        raise TypeError("a checked configuration has a dataset")
+    raw = draft.at("federation.dataset")
+    splits = Splits(**{key: raw[key] for key in Splits.model_fields if isinstance(raw, dict) and key in raw})
+    spec = _spec(draft, entry)
+    return DatasetSpec(
+        name=spec.name, parameters=spec.parameters, load=spec.build, plugin=spec.plugin, **splits.model_dump()
+    )
+
+
+def _spec(draft: Draft, entry: PluginDraft | None) -> PluginSpec:
+    if entry is None:
+        raise TypeError("a checked configuration has a partition and a model")
+    if entry.own:
+        return PluginSpec(name=entry.name, parameters=entry.parameters, build=entry.name)
+    built = _object(draft, entry)
+    return PluginSpec(name=entry.name, parameters=dict(built.parameters()) if built is not None else {}, plugin=built)
