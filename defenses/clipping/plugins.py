@@ -75,17 +75,13 @@ class _Clip(Defense):
 
 
 def tally(changed: Tensor, context: RoundContext) -> None:
-    """Add to the round's report how much was clipped; rows may come in several chunks.
+    """Report how much of these rows was clipped.
 
     Args:
         changed: ``(n, ...)`` bool.
-        context: its report gets ``clip_cells`` (rows, rows by layers or coordinates), ``clipped_cells`` and
-            ``clipped_share`` in [0, 1].
+        context: its report gets ``clipped_share`` in [0, 1], of rows, rows by layers or coordinates.
     """
-    report = context.report
-    report["clip_cells"] = report.get("clip_cells", 0.0) + changed.numel()
-    report["clipped_cells"] = report.get("clipped_cells", 0.0) + float(torch.count_nonzero(changed))
-    report["clipped_share"] = report["clipped_cells"] / report["clip_cells"] if report["clip_cells"] else 0.0
+    context.report["clipped_share"] = float(torch.count_nonzero(changed)) / max(1, changed.numel())
 
 
 @dataclass(frozen=True, kw_only=True)

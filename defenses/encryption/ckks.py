@@ -59,7 +59,7 @@ class CKKS(Defense):
         Field(description="degree of the ring; 8192 holds sums up to 2^18, 4096 up to 2^12"),
     ] = 8192
     resolution_bits: Annotated[
-        int, Field(ge=8, le=24, description="entries are rounded to multiples of 2^-resolution_bits")
+        int, Field(ge=8, le=22, description="entries are rounded to multiples of 2^-resolution_bits")
     ] = 20
     key_holder: Annotated[
         Literal["clients", "authority"],
@@ -135,12 +135,15 @@ class CKKS(Defense):
         """Decrypt the sum, round it to the grid and divide by the total weight, in float64.
 
         Returns:
-            One row: the weighted mean in the precision of the clients' updates, and the total weight.
+            One row: the weighted mean in the precision of the clients' updates, and the total weight. A round
+            in which nobody uploaded has nothing to open and passes.
 
         Raises:
             TypeError: the aggregate is not sealed.
             PermissionError: the opener does not hold the key under which it was encrypted.
         """
+        if isinstance(aggregate, Plain) and float(aggregate.weights.sum()) == 0.0:
+            return aggregate
         if not isinstance(aggregate, Sealed) or not isinstance(aggregate.scheme, PublicScheme):
             raise TypeError(f"ckks opens what ckks sealed and was given a {aggregate.kind} payload")
         if len(aggregate) != 1:

@@ -47,8 +47,8 @@ def mean_of_sum(total: Row, *, unit: float, dtype: torch.dtype) -> Plain:
         dtype: of the federation.
 
     Returns:
-        One row: the mean (zero if the total weight is zero) and the total weight.
+        One row: the mean (zero if the total weight is zero) and, in float64, the total weight.
     """
     weight = float(total[-1])
     mean = total[:-1] / weight if weight else np.zeros_like(total[:-1])
-    return Plain(torch.from_numpy(mean)[None].to(dtype), torch.tensor([weight * unit], dtype=dtype))
+    return Plain(torch.from_numpy(mean)[None].to(dtype), torch.tensor([weight * unit], dtype=torch.float64))

@@ -25,7 +25,7 @@ def common_problems(setting: Setting, *, delta: float) -> list[tuple[str, str]]:
     if delta >= 1 / setting.population:
         found.append(
             (
-                f"delta {delta:g} is not below 1/{setting.population}: publishing one client outright, picked at random, "
+                f"delta {delta:g} is not below 1/{setting.population}: publishing one random client outright "
                 "would satisfy it",
                 f"set `delta: {1 / (10 * setting.population):g}` or leave it out",
             )
