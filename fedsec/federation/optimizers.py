@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,8 +13,6 @@ State = Mapping[str, Tensor]
 
 LOCAL_OPTIMIZERS = ("sgd", "momentum", "adagrad", "rmsprop", "adam")
 SERVER_OPTIMIZERS = ("sgd", "adagrad", "adam", "yogi")
-
-ServerOptimizer = Literal["sgd", "adagrad", "adam", "yogi"]
 
 _LOCAL_STATE: dict[str, tuple[str, ...]] = {
     "sgd": (),
@@ -87,7 +84,7 @@ def penalised(local: LocalTraining, gradients: Tensor, vectors: Tensor, start: T
 
 
 def server_step(
-    name: ServerOptimizer,
+    name: str,
     model: Tensor,
     aggregate_delta: Tensor,
     state: State,

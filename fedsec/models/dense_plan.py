@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from fedsec.models.dropout import CounterDropout
@@ -48,11 +49,18 @@ class Drop:
 
 Plan = tuple[Flatten | Linear | Apply | Drop, ...]
 
-_FUNCTIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.Sigmoid: "sigmoid", nn.Tanh: "tanh"}
+_FUNCTIONS: dict[type[nn.Module], Apply] = {
+    nn.ReLU: Apply(torch.relu, "relu"),
+    nn.Sigmoid: Apply(torch.sigmoid, "sigmoid"),
+    nn.Tanh: Apply(torch.tanh, "tanh"),
+}
 
 
 def dense_plan(model: FlatModel) -> Plan | None:
-    """The operations of a model that is nested ``nn.Sequential`` of dense layers; ``None`` for any other."""
+    """The operations of a model that is nested ``nn.Sequential`` of dense layers; ``None`` for any other.
+
+    A ``nn.Flatten`` must stand before the first linear layer, so that its input is one row per example.
+    """
     places = {slot.name: index for index, slot in enumerate(model.layout.parameters)}
     plan: list[Flatten | Linear | Apply | Drop] = []
     if model.layout.buffers or not isinstance(model.module, nn.Sequential):
@@ -64,19 +72,21 @@ def dense_plan(model: FlatModel) -> Plan | None:
         elif kind is nn.Linear and f"{name}.weight" in places:
             plan.append(Linear(places[f"{name}.weight"], places.get(f"{name}.bias")))
         elif kind in _FUNCTIONS:
-            plan.append(Apply(getattr(__import__("torch"), _FUNCTIONS[kind]), _FUNCTIONS[kind]))
+            plan.append(_FUNCTIONS[kind])
         elif isinstance(part, CounterDropout) and not part.feature:
             if part.p > 0.0:
                 plan.append(Drop(part.p, part.salt))
         elif kind is not nn.Identity:
             return None
-    flat = next((i for i, op in enumerate(plan) if isinstance(op, Flatten)), None)
-    linear = next((i for i, op in enumerate(plan) if isinstance(op, Linear)), None)
-    return tuple(plan) if linear is not None and (flat is None or flat < linear) else None
+    kinds = [type(op) for op in plan]
+    flat_before_linear = Flatten in kinds and Linear in kinds and kinds.index(Flatten) < kinds.index(Linear)
+    return tuple(plan) if flat_before_linear else None
 
 
 def _leaves(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    for name, child in module.named_children():
+    for name, child in module._modules.items():  # named_children() leaves out a layer that stands twice
+        if child is None:
+            continue
         path = f"{prefix}{name}"
         if isinstance(child, nn.Sequential):
             yield from _leaves(child, f"{path}.")

@@ -21,7 +21,8 @@ class SingleLane(Lanes):
     ``state`` is not in layout order: go through `load` and `subtract_into`.
 
     Attributes:
-        state: ``(d,)`` the model; ``parameters`` are views into it.
+        state: ``(trainable,)`` the parameters; `parameters` are views into it.
+        statistics: ``(d - trainable,)`` the float buffers. Autograd counts writes to a storage, so they have their own.
         channels_last: whether kernels and images are laid out so.
     """
 
@@ -29,10 +30,16 @@ class SingleLane(Lanes):
         self.model = model
         module = copy.deepcopy(model.module).to(device=device, dtype=dtype)
         self.channels_last = any(isinstance(part, nn.Conv2d | nn.ConvTranspose2d) for part in module.modules())
-        self.state = torch.zeros(model.layout.size, device=device, dtype=dtype)
-        self._views = tuple(self._view(slot) for slot in model.layout.slots)
-        trainable = len(model.layout.parameters)
-        self.parameters = tuple(view.detach().unsqueeze(0).requires_grad_() for view in self._views[:trainable])
+        layout = model.layout
+        self.state = torch.zeros(layout.trainable, device=device, dtype=dtype)
+        self.statistics = torch.zeros(layout.size - layout.trainable, device=device, dtype=dtype)
+        weights = tuple(self._view(slot, self.state) for slot in layout.parameters)
+        self.parameters = tuple(weight.unsqueeze(0).detach().requires_grad_() for weight in weights)
+        buffers = tuple(
+            self.statistics[slot.start - layout.trainable : slot.stop - layout.trainable].view(slot.shape)
+            for slot in layout.buffers
+        )
+        self._views = weights + buffers
         self.keys = torch.zeros(1, dtype=torch.int64, device=device)
         self._attach(module)
         self._module = module.train()
@@ -51,7 +58,8 @@ class SingleLane(Lanes):
                 for slot, view in zip(self.model.layout.slots, self._views, strict=True):
                     view.copy_(vector[slot.start : slot.stop].view(slot.shape))
             else:
-                self.state.copy_(vector)
+                self.state.copy_(vector[: self.state.shape[0]])
+                self.statistics.copy_(vector[self.state.shape[0] :])
             for counter, template in self._counters:
                 counter.copy_(template)
 
@@ -59,16 +67,18 @@ class SingleLane(Lanes):
         """Write this model minus ``start`` to ``out``; both ``(d,)`` in layout order."""
         with torch.no_grad():
             if not self.channels_last:
-                torch.sub(self.state, start, out=out)
+                cut = self.state.shape[0]
+                torch.sub(self.state, start[:cut], out=out[:cut])
+                torch.sub(self.statistics, start[cut:], out=out[cut:])
                 return
             for slot, view in zip(self.model.layout.slots, self._views, strict=True):
                 place = slice(slot.start, slot.stop)
                 torch.sub(view, start[place].view(slot.shape), out=out[place].view(slot.shape))
 
     def place(self, vector: Tensor) -> Tensor:
-        """``vector (d,)`` in the order of ``state``."""
+        """The parameters of ``vector (d,)`` in the order of ``state``."""
         placed = torch.empty_like(self.state)
-        for slot in self.model.layout.slots:
+        for slot in self.model.layout.parameters:
             self._view(slot, placed).copy_(vector[slot.start : slot.stop].view(slot.shape))
         return placed
 
@@ -102,8 +112,8 @@ class SingleLane(Lanes):
         outputs: Tensor = self._module(batch)
         return outputs.unsqueeze(0)
 
-    def _view(self, slot: Slot, vector: Tensor | None = None) -> Tensor:
-        part = (self.state if vector is None else vector)[slot.start : slot.stop]
+    def _view(self, slot: Slot, vector: Tensor) -> Tensor:
+        part = vector[slot.start : slot.stop]
         if self.channels_last and len(slot.shape) == 4:
             o, i, h, w = slot.shape
             return part.view(o, h, w, i).permute(0, 3, 1, 2)

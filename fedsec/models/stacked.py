@@ -53,11 +53,16 @@ class StackedLanes(Lanes):
         self.parameters = tuple(tensors[s.name].requires_grad_() for s in model.layout.parameters)
         self.statistics = {s.name: tensors[s.name] for s in model.layout.buffers}
         self.keys = torch.zeros(state.shape[0], dtype=torch.int64, device=state.device)
-        self.moved = False
 
     def begin_step(self, keys: Tensor) -> None:
-        """Start a local step with these keys ``(l,)``: running statistics move once more."""
-        self.keys, self.moved = keys, False
+        """Start a local step with these keys ``(l,)``."""
+        self.keys = keys
+
+    def end_step(self) -> None:
+        """Write running statistics back to the state, as the step's first pass in train mode moved them.
+
+        Not before the gradients are taken: parameters lie in the same state, and autograd counts writes to it.
+        """
 
     def gather(self, gradients: tuple[Tensor, ...]) -> Tensor:
         """Gradients as one matrix ``(l, trainable)``."""
@@ -73,6 +78,7 @@ class VmapLanes(StackedLanes):
 
     def __init__(self, model: FlatModel, state: Tensor, module: nn.Module | None = None) -> None:
         super().__init__(model, state)
+        self._pending: dict[str, Tensor] | None = None
         if module is None:
             module = copy.deepcopy(model.module).to(device=state.device, dtype=state.dtype)
         self._module = module
@@ -90,10 +96,9 @@ class VmapLanes(StackedLanes):
     def outputs(self, x: Tensor, *, train: bool) -> Tensor:
         """See `Lanes.outputs`."""
         self._module.train(train)
-        statistics = self.statistics
-        if train and self.moved:
-            statistics = {name: tensor.clone() for name, tensor in statistics.items()}
-        self.moved = self.moved or train
+        # vmap moves statistics in place only if they are contiguous, which columns of the state are not.
+        moved = self.statistics if self._pending is None else self._pending
+        statistics = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in moved.items()}
 
         def one(parameters: tuple[Tensor, ...], statistics: dict[str, Tensor], key: Tensor, x: Tensor) -> Tensor:
             tensors = dict(zip(self._names, parameters, strict=True)) | statistics
@@ -102,7 +107,17 @@ class VmapLanes(StackedLanes):
             return outputs
 
         batched: Callable[..., Tensor] = vmap(one)
-        return batched(self.parameters, statistics, self.keys, x)
+        outputs = batched(self.parameters, statistics, self.keys, x)
+        if train and self._pending is None:
+            self._pending = {name: tensor.detach() for name, tensor in statistics.items()}
+        return outputs
+
+    def end_step(self) -> None:
+        """See `StackedLanes.end_step`."""
+        if self._pending is not None:
+            for name, tensor in self.statistics.items():
+                tensor.copy_(self._pending[name])
+            self._pending = None
 
 
 class DenseLanes(StackedLanes):
@@ -122,12 +137,14 @@ class DenseLanes(StackedLanes):
             match op:
                 case Flatten():
                     x = x.flatten(2)
-                case Linear(weight, None):
-                    x = torch.bmm(x, self.parameters[weight].mT)
                 case Linear(weight, bias):
-                    x = torch.baddbmm(self.parameters[bias].unsqueeze(1), x, self.parameters[weight].mT)
+                    kernel = self.parameters[weight].mT
+                    x = torch.bmm(x, kernel) if bias is None else self._affine(bias, x, kernel)
                 case Apply(function):
                     x = function(x)
-                case Drop(layer):
-                    x = x * layer.mask(self.keys, x) if train else x
+                case Drop():
+                    x = x * op.mask(self.keys, x) if train else x
         return x
+
+    def _affine(self, bias: int, x: Tensor, kernel: Tensor) -> Tensor:
+        return torch.baddbmm(self.parameters[bias].unsqueeze(1), x, kernel)

@@ -1,0 +1,227 @@
+"""Two ways to train a cohort in one process: one client after another, or many side by side."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from fedsec.federation.hooks import LocalHook, LocalHooks
+from fedsec.federation.optimizers import initial_state, local_step, penalised
+from fedsec.federation.shards import Order, Shard, batch, local_order
+from fedsec.federation.training import LocalTraining
+from fedsec.models.dense_step import TASKS, folded_sgd_step
+from fedsec.models.flat import FlatModel
+from fedsec.models.lanes import Step, gradient_step
+from fedsec.models.single import SingleLane
+from fedsec.models.stacked import DenseLanes, StackedLanes, stacked_lanes
+
+Limits = Sequence[int | None]
+Rows = Sequence[Tensor]
+
+_LANE_BYTES = {"cpu": 64 << 20, "cuda": 4 << 30}
+"""Memory that the states of the lanes of one call may take; activations and gradients come on top."""
+
+
+class Engine(ABC):
+    """Trains the clients of a cohort from one start."""
+
+    name: str
+
+    @abstractmethod
+    def train(self, start: Tensor, shards: Sequence[Shard], seeds: Sequence[int], limits: Limits, out: Rows) -> None:
+        """Write each client's update to its row of ``out``, ``n`` of ``(d,)``."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        return
+
+
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """On a CPU, one thread per process: sums keep one order, and processes do not fight over cores."""
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class Sequential(Engine):
+    """One client after another, on one reused module."""
+
+    name = "sequential"
+
+    def __init__(self, model: FlatModel, local: LocalTraining, step: Step) -> None:
+        self._model, self._local, self._step = model, local, step
+        self._lane: SingleLane | None = None
+
+    def train(self, start: Tensor, shards: Sequence[Shard], seeds: Sequence[int], limits: Limits, out: Rows) -> None:
+        """See `Engine.train`."""
+        lane = self._lane
+        if lane is None or lane.state.dtype != start.dtype or lane.state.device != start.device:
+            lane = self._lane = SingleLane(self._model, device=start.device, dtype=start.dtype)
+        for shard, seed, limit, row in zip(shards, seeds, limits, out, strict=True):
+            order = local_order(shard, self._local, seed=seed, max_steps=limit)
+            if order.bounds:
+                lane.load(start)
+                self._client(lane, shard, order, start)
+                lane.subtract_into(row, start)
+            else:
+                row.zero_()
+
+    def _client(self, lane: SingleLane, shard: Shard, order: Order, start: Tensor) -> None:
+        local = self._local
+        plain = local.optimizer == "sgd" and not local.weight_decay and not local.proximal
+        parameters = [parameter.detach() for parameter in lane.parameters]
+        state = initial_state(local.optimizer, lane.state)
+        origin = lane.place(start) if local.proximal else lane.state
+        flat = lane.state.new_empty(0 if plain else lane.state.shape[0])
+        keys = order.keys.to(start.device)
+        for index, (first, last) in enumerate(order.bounds):
+            x, y = batch((shard,), (order.rows[first:last],), lane.state)
+            lane.begin_step(keys[index : index + 1])
+            gradients = self._step(lane, x, y)
+            with torch.no_grad():
+                if plain:
+                    torch._foreach_add_(parameters, [g.detach() for g in gradients], alpha=-local.learning_rate)
+                    continue
+                gradient = penalised(local, lane.gather(gradients, flat), lane.state, origin)
+                new, state = local_step(local, lane.state, gradient, state, step=index)
+                lane.state.copy_(new)
+
+
+class Stacked(Engine):
+    """Many clients side by side. Lanes whose batches are equally large share one call, so nothing is padded."""
+
+    name = "stacked"
+
+    def __init__(self, model: FlatModel, local: LocalTraining, step: Step, *, lanes: int) -> None:
+        self._model, self._local, self._step, self._lanes = model, local, step, lanes
+
+    def train(self, start: Tensor, shards: Sequence[Shard], seeds: Sequence[int], limits: Limits, out: Rows) -> None:
+        """See `Engine.train`."""
+        orders = [
+            local_order(shard, self._local, seed=seed, max_steps=limit)
+            for shard, seed, limit in zip(shards, seeds, limits, strict=True)
+        ]
+        # Clients with equally many steps go together, so that few lanes idle and groups are runs of rows.
+        ranked = sorted(range(len(shards)), key=lambda i: (-len(orders[i].bounds), -len(shards[i])))
+        for begin in range(0, len(ranked), self._lanes):
+            chunk = ranked[begin : begin + self._lanes]
+            state = start.expand(len(chunk), -1).clone()
+            self._chunk(state, start, [shards[i] for i in chunk], [orders[i] for i in chunk])
+            state.sub_(start)
+            torch._foreach_copy_([out[i] for i in chunk], list(state))
+
+    def _chunk(self, state: Tensor, start: Tensor, shards: list[Shard], orders: list[Order]) -> None:
+        lanes = stacked_lanes(self._model, state)
+        memory = initial_state(self._local.optimizer, state[:, : self._model.layout.trainable])
+        steps = max(len(order.bounds) for order in orders)
+        keys = torch.zeros(len(orders), steps, dtype=torch.int64)
+        for row, order in enumerate(orders):
+            keys[row, : len(order.bounds)] = order.keys
+        keys = keys.to(state.device)
+        whole = {(0, len(orders)): lanes}
+        for index in range(steps):
+            groups: dict[int, list[int]] = {}
+            for row, order in enumerate(orders):
+                if index < len(order.bounds):
+                    first, last = order.bounds[index]
+                    groups.setdefault(last - first, []).append(row)
+            for rows in groups.values():
+                chosen = [orders[row] for row in rows]
+                picked = [order.rows[slice(*order.bounds[index])] for order in chosen]
+                x, y = batch([shards[row] for row in rows], picked, state)
+                self._group(lanes, whole, rows, x, y, keys=keys[:, index], memory=memory, start=start, index=index)
+
+    def _group(
+        self,
+        lanes: StackedLanes,
+        whole: dict[tuple[int, int], StackedLanes],
+        rows: list[int],
+        x: Tensor,
+        y: Tensor,
+        *,
+        keys: Tensor,
+        memory: dict[str, Tensor],
+        start: Tensor,
+        index: int,
+    ) -> None:
+        """One step of the lanes ``rows``: in place if they are a run of rows, else on a copy that is put back."""
+        low, high = rows[0], rows[-1] + 1
+        if high - low == len(rows):
+            span = (low, high)
+            if span not in whole:
+                whole[span] = lanes.over(lanes.state[low:high])
+            part = {key: value[low:high] for key, value in memory.items()}
+            new = self._advance(whole[span], x, y, keys=keys[low:high], memory=part, start=start, index=index)
+            for key, value in new.items():
+                memory[key][low:high] = value
+            return
+        where = torch.tensor(rows, device=x.device)
+        some = lanes.over(lanes.state[where])
+        part = {key: value[where] for key, value in memory.items()}
+        new = self._advance(some, x, y, keys=keys[where], memory=part, start=start, index=index)
+        lanes.state[where] = some.state
+        for key, value in new.items():
+            memory[key][where] = value
+
+    def _advance(
+        self,
+        lanes: StackedLanes,
+        x: Tensor,
+        y: Tensor,
+        *,
+        keys: Tensor,
+        memory: dict[str, Tensor],
+        start: Tensor,
+        index: int,
+    ) -> dict[str, Tensor]:
+        local = self._local
+        lanes.begin_step(keys)
+        trainable = self._model.layout.trainable
+        fold = self._step is gradient_step and local.optimizer == "sgd" and self._model.task in TASKS
+        if isinstance(lanes, DenseLanes) and fold:
+            with torch.no_grad():
+                folded_sgd_step(
+                    self._model,
+                    lanes.plan,
+                    tuple(parameter.detach() for parameter in lanes.parameters),
+                    x,
+                    y,
+                    keys=keys,
+                    rate=local.learning_rate,
+                    weight_decay=local.weight_decay,
+                    proximal=local.proximal,
+                    start=tuple(start[s.start : s.stop].view(s.shape) for s in self._model.layout.parameters),
+                )
+            return {}
+        gradients = self._step(lanes, x, y)
+        with torch.no_grad():
+            lanes.end_step()
+            vectors = lanes.state[:, :trainable]
+            gradient = penalised(local, lanes.gather(gradients), vectors, start[:trainable])
+            new, memory = local_step(local, vectors, gradient, memory, step=index)
+            vectors.copy_(new)
+        return memory
+
+
+def in_process(
+    name: str, model: FlatModel, local: LocalTraining, hooks: tuple[LocalHook, ...], *, device: torch.device
+) -> Engine:
+    """The engine ``sequential`` or ``stacked``."""
+    step = LocalHooks(hooks).step()
+    if name == "sequential":
+        return Sequential(model, local, step)
+    budget = _LANE_BYTES["cpu" if device.type == "cpu" else "cuda"]
+    lanes = max(1, min(512, math.floor(budget / (4 * max(model.layout.size, 1)))))
+    return Stacked(model, local, step, lanes=lanes)
