@@ -59,13 +59,13 @@ def update_features(U: Tensor) -> Tensor:
 
 
 def leading_component(U: Tensor) -> Tensor:
-    """Squared size of each update's first principal component about the coordinate-wise median, ``(n,)`` fp64.
+    """Size of each update's first principal component about the coordinate-wise median, ``(n,)`` fp64.
 
-    The score of the spectral filter of Shejwalkar & Houmansadr 2021 (DnC, algorithm 2), which centres on the mean
-    and samples coordinates; attackers that agree on one direction span this component.
+    The root of the score of the spectral filter of Shejwalkar & Houmansadr 2021 (DnC, algorithm 2), which centres on
+    the mean and samples coordinates; attackers that agree on one direction span this component.
     """
     leading, _ = _components(geometry.centred_gram(U))
-    return leading[:, 0].square()
+    return leading[:, 0]
 
 
 def robust_z(values: Tensor) -> Tensor:
@@ -85,13 +85,13 @@ def robust_z(values: Tensor) -> Tensor:
 
 
 def outlier_scores(U: Tensor, *, method: Method, seed: int = 0) -> Tensor:
-    """How far each update is from the others, in robust standard deviations, ``(n,)`` fp64; higher is stranger.
+    """How far each update is from the others, ``(n,)`` fp64; higher is stranger.
 
     Args:
         U: ``(n, d)`` updates.
-        method: ``mad`` is the largest deviation over the features of `update_features`; ``isolation-forest``
-            the deviation of the forest's score on them (Liu, Ting & Zhou 2008, 100 trees); ``pca`` that of
-            `leading_component`.
+        method: ``mad`` is the largest deviation over the features of `update_features` and ``pca`` that of
+            `leading_component`, both in robust standard deviations (`robust_z`); ``isolation-forest`` is the forest's
+            score in (0, 1) on those features (Liu, Ting & Zhou 2008, 100 trees), about 0.5 for inliers.
         seed: of the forest.
 
     Raises:
@@ -105,9 +105,9 @@ def outlier_scores(U: Tensor, *, method: Method, seed: int = 0) -> Tensor:
         return features.abs().max(dim=1).values
     from sklearn.ensemble import IsolationForest
 
-    forest = IsolationForest(n_estimators=100, random_state=seed).fit(features.cpu().numpy())
-    scores = torch.as_tensor(-forest.score_samples(features.cpu().numpy()), dtype=torch.float64)
-    return robust_z(scores.unsqueeze(1)).flatten()
+    rows = features.cpu().numpy()
+    forest = IsolationForest(n_estimators=100, random_state=seed).fit(rows)
+    return torch.as_tensor(-forest.score_samples(rows), dtype=torch.float64)
 
 
 def select_outliers(scores: Tensor, *, threshold: float, most: int) -> Tensor:

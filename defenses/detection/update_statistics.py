@@ -16,6 +16,7 @@ from fedsec.threat import Paper
 from ..aggregation.rounds import exclude, gather, nothing, one_row
 from .features import Method, outlier_scores, select_outliers
 
+THRESHOLDS: dict[Method, float] = {"mad": 5.0, "pca": 5.0, "isolation-forest": 0.6}
 LEAST = 4
 """Updates below which no deviation can be told from the spread; nothing is dropped then."""
 
@@ -24,8 +25,8 @@ LEAST = 4
 class UpdateStatistics(Defense):
     """Anomaly detection on update statistics.
 
-    The score of every method is in robust standard deviations of the round, so that one threshold serves all three.
-    The mean of what is kept is weighted like the plain mean (by examples, if the federation does).
+    The mean of what is kept is weighted like the plain mean (by examples, if the federation does). Scores are
+    relative to the round; nothing is learned over rounds.
     """
 
     method: Annotated[
@@ -36,8 +37,13 @@ class UpdateStatistics(Defense):
         ),
     ] = "mad"
     threshold: Annotated[
-        float, Field(gt=0.0, description="Score above which an update is dropped, in robust standard deviations")
-    ] = 5.0
+        float | None,
+        Field(
+            gt=0.0,
+            description="Score above which an update is dropped: robust standard deviations for mad and pca "
+            "(empty: 5), the forest's score in (0, 1) for isolation-forest (empty: 0.6)",
+        ),
+    ] = None
     max_drop: Annotated[
         float, Field(ge=0.0, le=0.5, description="Largest share of a round's updates that may be dropped")
     ] = 0.4
@@ -78,7 +84,8 @@ class UpdateStatistics(Defense):
         if n >= LEAST:
             seed = int(torch.randint(1 << 31, (1,), generator=context.generator("forest")))
             scores = outlier_scores(payload.values, method=self.method, seed=seed)
-            dropped = select_outliers(scores, threshold=self.threshold, most=int(self.max_drop * n + 1e-9))
+            threshold = THRESHOLDS[self.method] if self.threshold is None else self.threshold
+            dropped = select_outliers(scores, threshold=threshold, most=int(self.max_drop * n + 1e-9))
             context.report["largest score"] = float(scores.max())
         exclude(context, clients, dropped)
         weights = payload.weights.double() * (~dropped).to(payload.weights.device)

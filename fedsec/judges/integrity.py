@@ -150,7 +150,7 @@ class AvailabilityJudge(Judge):
             if regression
             else "Share of test examples that the attacked model gets wrong",
         )
-        notes = ()
+        notes: tuple[str, ...] = ()
         if float(honest_errors.mean()) > 0.9 * ceiling:
             notes = ("The honest model is hardly better than a guess, so there was little left to destroy.",)
         drop = () if regression else (accuracy_drop(honest, attacked, test, info),)

@@ -1,0 +1,103 @@
+"""Distances, medians and sums against slow float64 truths."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedsec import geometry
+from fedsec.randomness import generator
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=generator(seed, "geometry"))
+
+
+def slow_squared_distances(rows):
+    exact = rows.double().numpy()
+    n = len(exact)
+    return np.array([[np.square(exact[i] - exact[j]).sum() for j in range(n)] for i in range(n)])
+
+
+@given(n=st.integers(1, 12), d=st.integers(1, 40), seed=st.integers(0, 99), shift=st.sampled_from([0.0, 1.0, 1e4]))
+@settings(deadline=None, max_examples=40)
+def test_distances_equal_direct_differences(n, d, seed, shift):
+    rows = normal(n, d, seed=seed) + shift
+    fast = geometry.squared_distances(geometry.centred_gram(rows)).numpy()
+    np.testing.assert_allclose(fast, slow_squared_distances(rows), rtol=1e-9, atol=1e-12)
+
+
+def test_distances_of_nearly_equal_weights_are_right():
+    base = normal(1, 20_000) * 0.1
+    rows = base + 1e-5 * normal(30, 20_000, seed=1)
+    fast = geometry.squared_distances(geometry.centred_gram(rows)).numpy()
+    np.testing.assert_allclose(fast, slow_squared_distances(rows), rtol=1e-6, atol=1e-15)
+
+
+def test_one_huge_row_does_not_spoil_the_distances_of_the_others():
+    rows = normal(9, 100)
+    rows[4] = 1e15
+    others = [0, 1, 2, 3, 5, 6, 7, 8]
+    fast = geometry.squared_distances(geometry.centred_gram(rows)).numpy()[np.ix_(others, others)]
+    np.testing.assert_allclose(fast, slow_squared_distances(rows[others]), rtol=1e-9)
+
+
+@given(n=st.integers(1, 9), seed=st.integers(0, 99))
+@settings(deadline=None, max_examples=20)
+def test_median_and_trimmed_mean_equal_numpy(n, seed):
+    rows = normal(n, 33, seed=seed)
+    before = rows.clone()
+    exact = rows.double().numpy()
+    np.testing.assert_allclose(geometry.coordinate_median(rows).numpy(), np.median(exact, axis=0), rtol=1e-6, atol=1e-9)
+    trim = (n - 1) // 2
+    truth = np.sort(exact, axis=0)[trim : n - trim].mean(axis=0)
+    np.testing.assert_allclose(geometry.trimmed_mean(rows, trim).numpy(), truth, rtol=1e-6, atol=1e-9)
+    assert torch.equal(rows, before)
+
+
+def test_chunks_change_nothing(monkeypatch):
+    rows = normal(7, 1000)
+    share = torch.rand(7, generator=generator(3), dtype=torch.float64)
+    whole = (
+        geometry.centred_gram(rows),
+        geometry.coordinate_median(rows),
+        geometry.combine(rows, share),
+        geometry.row_norms(rows, centre=rows[0]),
+        geometry.dots(rows, rows[1]),
+    )
+    monkeypatch.setattr(geometry, "CHUNK", 96)
+    parts = (
+        geometry.centred_gram(rows),
+        geometry.coordinate_median(rows),
+        geometry.combine(rows, share),
+        geometry.row_norms(rows, centre=rows[0]),
+        geometry.dots(rows, rows[1]),
+    )
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+
+
+def test_cosines_of_known_rows():
+    rows = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0], [-1.0, 0.0], [0.0, 0.0]])
+    found = geometry.cosines(geometry.gram(rows))
+    expected = torch.tensor(
+        [[1, 1, 0, -1, 0], [1, 1, 0, -1, 0], [0, 0, 1, 0, 0], [-1, -1, 0, 1, 0], [0, 0, 0, 0, 0]], dtype=torch.float64
+    )
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (torch.zeros(3), "float matrix"),
+        (torch.zeros(2, 3, dtype=torch.int64), "float matrix"),
+        (torch.zeros(2, 0), "float matrix"),
+        (torch.zeros(0, 3), "n >= 1"),
+        (torch.tensor([[0.0], [float("nan")]]), r"rows \[1\]"),
+        (torch.tensor([[float("inf")], [0.0]]), r"rows \[0\]"),
+    ],
+)
+def test_refuses_what_is_no_finite_matrix(rows, words):
+    with pytest.raises(ValueError, match=words):
+        geometry.check_rows(rows)
