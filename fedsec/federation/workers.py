@@ -160,6 +160,7 @@ class Workers(Engine):
                         raise WorkerError(f"a worker process failed:\n{failure}")
                     busy.remove(connection)
         except (EOFError, OSError) as error:
+            wait([process.sentinel for process in self._processes], timeout=1)
             codes = [str(process.exitcode) for process in self._processes if not process.is_alive()]
             raise WorkerError(f"a worker process died (exit code {', '.join(codes) or 'unknown'})") from error
         finally:

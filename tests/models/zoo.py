@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -84,5 +85,18 @@ class Perturb:
             (slope,) = torch.autograd.grad(lanes.losses(x, y, train=True).sum(), x)
             gradients = step(lanes, (x + self.scale * slope.sign()).detach(), y)
             return tuple(0.5 * g for g in gradients)
+
+        return wrapped
+
+
+@dataclass(frozen=True)
+class Fail:
+    how: str
+
+    def local(self, step):
+        def wrapped(lanes, x, y):
+            if self.how == "die":
+                os._exit(3)
+            raise RuntimeError("the hook broke")
 
         return wrapped
