@@ -147,7 +147,7 @@ class Audit:
 
     def default_output(self) -> Path:
         """``fedsec-out/<name of the file>`` beside the configuration file."""
-        stem = Path(self.config.file).stem if self.config.file else "audit"
+        stem = Path(self.config.source).stem if self.config.source else "audit"
         return self.config.folder / "fedsec-out" / stem
 
     def _document(self, builder: Builder, plan: Plan, store: Store, run: Run, jobs: int) -> dict[str, Any]:

@@ -122,7 +122,7 @@ class Builder:
                 dropouts=federation.dropouts,
                 stragglers=federation.stragglers,
             ),
-            local=federation.local_training,
+            local=federation.local,
             weighting=federation.algorithm.weighting,
             server=ServerStep(
                 optimizer=server.optimizer,
@@ -144,6 +144,6 @@ class Builder:
 
 
 def _root() -> Path | None:
-    from fedsec.data.cache import root
+    from fedsec.data.cache import data_root
 
-    return root()
+    return data_root()

@@ -69,9 +69,8 @@ def plan(path: Path, *, overrides: list[str], json: bool) -> int:
     if json:
         _say(json_format.dumps(summary, indent=1))
         return int(ExitCode.OK)
-    _say(
-        f"{summary['cells']} cells = {len(summary['attacks'])} attacks x {len(summary['stacks'])} stacks x {len(summary['seeds'])} seeds"
-    )
+    sizes = " x ".join(f"{len(summary[name])} {name}" for name in ("attacks", "stacks", "seeds"))
+    _say(f"{summary['cells']} cells = {sizes}")
     _say(f"{summary['trainings']} trainings ({summary['honest']} honest, shared by all passive attacks)")
     _say(f"{len(done)} results are there already")
     if summary["seconds"] is not None:

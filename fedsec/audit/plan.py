@@ -118,7 +118,7 @@ def check_stacks(config: AuditConfig, builder: Builder) -> None:
                 found=refusal.found,
                 expected=refusal.why,
                 hint=refusal.instead[:1].upper() + refusal.instead[1:] + ".",
-                file=config.file,
+                file=config.source,
                 line=entry.line,
             )
             for refusal in found
@@ -136,7 +136,7 @@ def check_stacks(config: AuditConfig, builder: Builder) -> None:
                 found="none configured",
                 expected=f"{attack.plugin.name} needs {what}",
                 hint=f"Write `{fix}`.",
-                file=config.file,
+                file=config.source,
                 line=attack.line,
             )
             for what, fix in lacks

@@ -19,7 +19,7 @@ from fedsec.protocol.compose import opening_coalitions
 from fedsec.protocol.parties import Adversary
 from fedsec.randomness import numpy_generator
 from fedsec.statistics.pooling import Pooled, pool
-from fedsec.statistics.severity import severity
+from fedsec.statistics.severity import severity_of
 
 NOT_RUN = "not run yet: the audit was stopped before its turn"
 
@@ -129,7 +129,7 @@ class Assembly:
             pooled = _pool([seed[name] for seed in per_seed], attack.label, stack.label, name)
             row["metrics"][name] = _metric(pooled)
             if pooled.headline:
-                row["severity"] = str(severity(pooled.advantage_high))
+                row["severity"] = severity_of(pooled.advantage_high).value
                 row["by_seed"] = {str(i.cell.seed): value for i, value in zip(measured, pooled.seeds, strict=True)}
         row["exhibits"] = exhibits(
             {k.removeprefix("x/"): v for k, v in _stored(measured[0]).tensors.items() if k.startswith("x/")},

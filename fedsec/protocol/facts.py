@@ -43,6 +43,7 @@ class PublicFacts:
     population: int
     cohort: int
     rounds: int
+    rule: str
     knowledge: frozenset[Knowledge]
     _local: LocalTraining | None = field(default=None, repr=False)
     _auxiliary: Examples | None = field(default=None, repr=False)
