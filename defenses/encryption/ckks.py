@@ -44,7 +44,9 @@ class CKKS(Defense):
         venue="ASIACRYPT 2017",
         where="section 3: encoding, encryption, addition",
     )
-    cost: ClassVar[str] = "milliseconds and about eight times the bytes per upload"
+    cost: ClassVar[str] = (
+        "milliseconds per upload; about eight times the bytes, and no less than one ciphertext (132 kB; 62 kB at 4096)"
+    )
     guarantee: ClassVar[Guarantee] = Guarantee(
         protects="single updates and their weights",
         against="the server, and whoever listens to its channels",

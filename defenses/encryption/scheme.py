@@ -24,6 +24,7 @@ PRIMES = {4096: (54, 54), 8192: (60, 60)}
 """Bits of (data prime, special prime) by degree; the totals 108 and 120 lie inside the 128-bit security table of
 the homomorphic encryption standard (ternary secrets: 109 and 218)."""
 LIMIT_BITS = {4096: 109, 8192: 218}
+_BLOCK = 1024
 _TAIL = 24.0
 """Standard deviations that the error of a sum must keep from half a grid step. The error of one slot is the rounding
 noise times the secret's value there, a Gaussian of exponential variance: a Laplace tail, exp(-sqrt(2) 24) = 2e-15."""
@@ -187,23 +188,28 @@ class PublicScheme:
 
 
 def pack(parts: list[bytes]) -> bytes:
-    """Ciphertexts as one row: each with its length before it, 4 bytes little-endian."""
-    return b"".join(struct.pack("<I", len(part)) + part for part in parts)
+    """Ciphertexts as one row: each with its length before it (4 bytes, little-endian) and zeros up to whole KiB.
+
+    Serialised ciphertexts are compressed, so their sizes differ by a few bytes at random; padded ones do not, and
+    neither do the bytes that a report counts.
+    """
+    framed = (struct.pack("<I", len(part)) + part for part in parts)
+    return b"".join(frame + bytes(-len(frame) % _BLOCK) for frame in framed)
 
 
 def unpack(row: bytes) -> list[bytes]:
     """The ciphertexts of a row.
 
     Raises:
-        ValueError: the lengths do not add up.
+        ValueError: the lengths do not add up, or the padding is not zero.
     """
     parts: list[bytes] = []
     place = 0
     while place < len(row):
-        head = row[place : place + 4]
-        size = struct.unpack("<I", head)[0] if len(head) == 4 else -1
-        place += 4 + size
-        if size < 0 or place > len(row):
+        size = int.from_bytes(row[place : place + 4], "little")
+        end = place + 4 + size
+        place, start = end + -(4 + size) % _BLOCK, place + 4
+        if place > len(row) or any(row[end:place]):
             raise ValueError("a damaged row of ciphertexts")
-        parts.append(row[place - size : place])
+        parts.append(row[start:end])
     return parts

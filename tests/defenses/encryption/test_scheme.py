@@ -143,6 +143,22 @@ def test_key_id_tells_keys_apart() -> None:
 @given(parts=st.lists(st.binary(max_size=20), max_size=5))
 def test_pack_round_trip(parts: list[bytes]) -> None:
     assert unpack(pack(parts)) == parts
+    assert len(pack(parts)) == 1024 * len(parts)
+
+
+def test_size_of_a_row_never_varies(keys: tuple[int, Keys]) -> None:
+    degree, pair = keys
+    scheme = scheme_of(degree, pair, degree // 2 + 1)
+    random = numpy_generator("sizes")
+    rows = [random.uniform(-s, s, degree // 2 + 1) for s in (0.0, 1e-6, 1.0, 50.0)] * 4
+    assert len({len(scheme.encrypt(row)) for row in rows}) == 1
+
+
+def test_refuses_padding_that_is_not_zero() -> None:
+    row = bytearray(pack([b"ab"]))
+    row[-1] = 1
+    with pytest.raises(ValueError, match="damaged"):
+        unpack(bytes(row))
 
 
 def test_more_resolution_holds_fewer_rows() -> None:
