@@ -1,0 +1,176 @@
+"""What each stack costs, what it claims, and what the audit could not tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .charts import bar
+from .document import Audit, number_of, rows, table
+from .format import brief, duration, interval, pairs, points, quantity, ratio, significant, size, value_text
+from .overview import Anchors
+
+CLAIM_ORDER = ("epsilon", "delta", "unit", "adjacency", "sampler", "accountant")
+LONGEST_REASON = 4000
+"""Characters kept of a reason; the end of a traceback says most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meter:
+    """A number with the length of its bar."""
+
+    text: str
+    more: str
+    length: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackCost:
+    """One row of the table of utility and cost."""
+
+    stack: str
+    anchor: str
+    defenses: tuple[Mapping[str, Any], ...]
+    status: str
+    accuracy: Meter
+    drop: str
+    loss: str
+    upload: Meter
+    download: str
+    seconds: Meter
+    remarks: tuple[str, ...]
+    line: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What a defense claims, with everything that gives the number its meaning."""
+
+    stack: str
+    defense: str
+    terms: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """A pair without a number, and why."""
+
+    attack: str
+    stack: str
+    anchor: str
+    status: str
+    first: str
+    detail: str
+
+
+def costs(audit: Audit, anchors: Anchors) -> tuple[StackCost, ...]:
+    """Utility and cost of every stack."""
+    used = audit.utilities.values()
+    largest = {key: max((number_of(u, key) or 0.0 for u in used), default=0.0) for key in _BARS}
+    return tuple(_cost(audit, anchors, stack, largest) for stack in audit.stacks)
+
+
+_BARS = ("upload_bytes_per_client_round", "seconds_per_round")
+
+
+def _cost(audit: Audit, anchors: Anchors, stack: str, largest: Mapping[str, float]) -> StackCost:
+    entry, used = audit.stacks[stack], audit.utilities.get(stack, {})
+    accuracy = table(used, "accuracy")
+    unit = str(accuracy.get("unit", "share"))
+    value = number_of(accuracy, "value")
+    upload, seconds = (number_of(used, key) for key in _BARS)
+    return StackCost(
+        stack=stack,
+        anchor=anchors.stack(stack),
+        defenses=tuple(rows(entry, "defenses")),
+        status=str(entry.get("status") or ""),
+        accuracy=Meter(
+            text=quantity(value, unit),
+            more=interval(number_of(accuracy, "low"), number_of(accuracy, "high"), unit),
+            length=bar(value, 1.0) if unit == "share" else 0.0,
+        ),
+        drop=points(number_of(used, "accuracy_drop"), unit),
+        loss=significant(number_of(used, "loss")),
+        upload=Meter(text=size(upload), more=_factor(used, "ratio_upload"), length=bar(upload, largest[_BARS[0]])),
+        download=size(number_of(used, "download_bytes_per_client_round")),
+        seconds=Meter(
+            text=duration(seconds), more=_factor(used, "ratio_seconds"), length=bar(seconds, largest[_BARS[1]])
+        ),
+        remarks=tuple(_remarks(used)),
+        line=", ".join(_spec(d) for d in rows(entry, "defenses")),
+    )
+
+
+def dearest(audit: Audit, anchors: Anchors) -> tuple[tuple[str, str, str, str], ...]:
+    """The highest price among the stacks in accuracy, bytes and time: ``(name, text, stack, anchor)`` each."""
+    defended = {s: audit.utilities[s] for s in audit.stacks if s != audit.baseline and s in audit.utilities}
+    units = {s: str(table(used, "accuracy").get("unit", "share")) for s, used in defended.items()}
+    made = []
+    for name, key in _PRICES:
+        known = {s: v for s, used in defended.items() if (v := number_of(used, key)) is not None}
+        if known:
+            top = max(known, key=lambda s: known[s])
+            text = points(known[top], units[top]) if key == "accuracy_drop" else ratio(known[top])
+            made.append((name, text, top, anchors.stack(top)))
+    return tuple(made)
+
+
+_PRICES = (
+    ("Largest loss of accuracy", "accuracy_drop"),
+    ("Largest upload", "ratio_upload"),
+    ("Slowest round", "ratio_seconds"),
+)
+
+
+def claims(audit: Audit) -> tuple[Claim, ...]:
+    """The claims of all stacks; what makes an epsilon mean something comes first."""
+    made = []
+    for stack, entry in audit.stacks.items():
+        for claim in rows(entry, "claims"):
+            known = [k for k in CLAIM_ORDER if k in claim]
+            others = [k for k in claim if k not in (*CLAIM_ORDER, "defense")]
+            terms = tuple((k.replace("_", " "), value_text(claim[k])) for k in (*known, *others))
+            made.append(Claim(stack=stack, defense=str(claim.get("defense") or ""), terms=terms))
+    return tuple(made)
+
+
+def gaps(audit: Audit, anchors: Anchors) -> tuple[Gap, ...]:
+    """Every pair that was not measured: what failed first, then what did not run, then what cannot be."""
+    order = ("error", "not run", "not applicable", "blocked")
+    made = []
+    for attack in audit.attacks:
+        for stack in audit.stacks:
+            finding = audit.finding(attack, stack)
+            status = str(finding.get("status"))
+            if status == "measured":
+                continue
+            reason = str(finding.get("reason") or _cell_reason(audit, attack, stack) or "no reason was recorded")
+            first, many = brief(reason)
+            detail = reason[-LONGEST_REASON:] if many or len(reason) > len(first) else ""
+            made.append(Gap(attack=attack, stack=stack, anchor=anchors.pair(attack, stack), status=status,
+                            first=first, detail=detail))  # fmt: skip
+    return tuple(sorted(made, key=lambda gap: order.index(gap.status) if gap.status in order else -1))
+
+
+def _cell_reason(audit: Audit, attack: str, stack: str) -> str:
+    said = (str(c.get("reason") or "") for c in audit.cells(attack) if str(c.get("stack")) == stack)
+    return next((reason for reason in said if reason), "")
+
+
+def _spec(defense: Mapping[str, Any]) -> str:
+    parameters = table(defense, "parameters")
+    return f"{defense.get('name')} ({pairs(parameters)})" if parameters else str(defense.get("name"))
+
+
+def _factor(used: Mapping[str, Any], key: str) -> str:
+    value = number_of(used, key)
+    return "" if value is None else ratio(value)
+
+
+def _remarks(used: Mapping[str, Any]) -> list[str]:
+    said = [f"{count} uploads rejected: {why}" for why, count in table(used, "rejected_uploads").items()]
+    if used.get("dropouts"):
+        said.append(f"{used['dropouts']} dropouts")
+    said += [f"{name.replace('_', ' ')} {value_text(value)}" for name, value in table(used, "diagnostics").items()]
+    return said

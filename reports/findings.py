@@ -1,0 +1,275 @@
+"""The section of one attack: its threat model, its evidence over all stacks, and what helps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .charts import Chart, Scale, Series, Strip, Tick, axis, curves, domain, roc, strip
+from .document import Audit, headline, number_of, rows, table, texts
+from .exhibits import Gallery, galleries
+from .format import brief, flow, interval, pairs, points, quantity
+from .images import Budget
+from .ledger import Ledger, ledgers
+from .overview import Anchors, Cell, make_cell, price
+from .severity import (
+    STATUSES,
+    advantage,
+    badness,
+    category_of,
+    control_failed,
+    needs_adaptive_caveat,
+    rank,
+)
+
+STRIP = (8.0, 272.0)
+MOST_CURVES = 12
+"""Small charts of one attack; more stacks than this are reached through the table only."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """One stack's row under an attack."""
+
+    stack: str
+    stack_anchor: str
+    cell: Cell
+    strip: Strip | None
+    advantage: str
+    n: str
+    seeds: tuple[tuple[str, str], ...]
+    accuracy: str
+    drop: str
+    others: tuple[tuple[str, str, str], ...]
+    reason: str
+    has_detail: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """Everything about one attack."""
+
+    label: str
+    anchor: str
+    category: str
+    worst: Cell | None
+    entry: Mapping[str, Any]
+    threat: tuple[tuple[str, str], ...]
+    metric: str
+    description: str
+    resolution: str
+    ticks: tuple[Tick, ...]
+    evidence: tuple[Evidence, ...]
+    ledgers: tuple[Ledger, ...]
+    galleries: tuple[Gallery, ...]
+    roc: Chart | None
+    curves: tuple[tuple[str, Chart], ...]
+    helps: tuple[str, ...]
+    caveats: tuple[str, ...]
+    taxonomy: tuple[Mapping[str, Any], ...]
+    unnamed: tuple[str, ...]
+    paper: str
+    line: str
+
+
+def sections(audit: Audit, anchors: Anchors, budget: Budget) -> tuple[Section, ...]:
+    """The sections of all attacks, worst first; the undefended galleries take from the budget before the rest."""
+    order = sorted(audit.attacks, key=lambda a: min((badness(audit.finding(a, s)) for s in audit.stacks), default=()))
+    shown = galleries(audit, order, budget)
+    return tuple(_section(audit, anchors, attack, shown.get(attack, ())) for attack in order)
+
+
+def _section(audit: Audit, anchors: Anchors, attack: str, shown: tuple[Gallery, ...]) -> Section:
+    entry = audit.attacks[attack]
+    found = {stack: audit.finding(attack, stack) for stack in audit.stacks}
+    measured = [stack for stack in found if found[stack].get("status") == "measured"]
+    name, metric = next(((n, m) for f in found.values() for n, m in [headline(f)] if n), ("", {}))
+    unit = str(metric.get("unit") or "")
+    scale = _scale(found, *STRIP)
+    worst = min(measured, key=lambda s: badness(found[s]), default=None)
+    taxonomy = {(t.get("framework"), t.get("id")): t for f in (entry, *found.values()) for t in rows(f, "taxonomy")}
+    paper = table(entry, "paper")
+    return Section(
+        label=attack,
+        anchor=anchors.attack(attack),
+        category=category_of(entry),
+        worst=make_cell(audit, anchors, attack, worst) if worst is not None else None,
+        entry=entry,
+        threat=_threat(entry),
+        metric=name.replace("_", " "),
+        description=str(metric.get("description") or ""),
+        resolution=quantity(number_of(metric, "resolution"), unit) if number_of(metric, "resolution") else "",
+        ticks=axis(scale, unit, 5),
+        evidence=tuple(_evidence(audit, anchors, attack, stack, scale) for stack in found),
+        ledgers=ledgers(audit, attack),
+        galleries=shown,
+        roc=_roc(audit, attack, found),
+        curves=_curves(attack, found),
+        helps=_helps(audit, attack, found),
+        caveats=_caveats(audit, attack, found),
+        taxonomy=tuple(t for t in taxonomy.values() if t.get("id") and t.get("strength") != "none"),
+        unnamed=tuple(dict.fromkeys(str(t.get("framework")) for t in taxonomy.values() if not t.get("id"))),
+        paper=", ".join(str(paper[k]) for k in ("title", "authors", "venue", "where") if paper.get(k)),
+        line=flow({"name": entry.get("name") or attack, **table(entry, "parameters")}),
+    )
+
+
+def _threat(entry: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    acts = "takes the place of clients" if entry.get("active") else "reads only, and changes nothing"
+    said = [
+        ("Position", str(entry.get("position") or "")),
+        ("Acts", f"{acts}, at {entry['stage']}" if entry.get("stage") else acts),
+        ("Can", ", ".join(texts(entry, "capabilities"))),
+        ("Knows besides", ", ".join(texts(entry, "knowledge")) or "the public facts, and nothing else"),
+        ("Judged by", str(entry.get("judge") or "")),
+        ("Parameters", pairs(table(entry, "parameters"))),
+        ("Cost", str(entry.get("cost") or "")),
+    ]
+    return tuple((name, text) for name, text in said if text)
+
+
+def _scale(found: Mapping[str, Mapping[str, Any]], start: float, stop: float) -> Scale:
+    metrics = [headline(f)[1] for f in found.values()]
+    low, high = domain([number_of(m, k) for m in metrics for k in ("value", "low", "high", "floor", "ceiling")])
+    return Scale(low, high, start, stop)
+
+
+def _evidence(audit: Audit, anchors: Anchors, attack: str, stack: str, scale: Scale) -> Evidence:
+    finding = audit.finding(attack, stack)
+    name, metric = headline(finding)
+    unit = str(metric.get("unit") or "")
+    value = number_of(metric, "value")
+    low, high, floor, ceiling = (number_of(metric, k) for k in ("low", "high", "floor", "ceiling"))
+    reason, has_detail = brief(str(finding.get("reason") or STATUSES.get(str(finding.get("status")), "")))
+    utility = table(finding, "utility")
+    accuracy, drop = table(utility, "accuracy"), table(utility, "drop")
+    in_unit = str(accuracy.get("unit", "share"))
+    others = [(n, m) for n, m in table(finding, "metrics").items() if n != name and isinstance(m, Mapping)]
+    return Evidence(
+        stack=stack,
+        stack_anchor=anchors.stack(stack),
+        cell=make_cell(audit, anchors, attack, stack),
+        strip=strip(scale, value, low, high, floor, ceiling, unit) if value is not None else None,
+        advantage=_ranged(metric, "share", "advantage"),
+        n=str(metric["n"]) if metric.get("n") is not None else "",
+        seeds=tuple((seed, quantity(v, unit)) for seed, v in table(finding, "by_seed").items()),
+        accuracy=_ranged(accuracy, in_unit),
+        drop=points(number_of(drop, "value"), in_unit) if number_of(drop, "value") is not None else "",
+        others=tuple((n.replace("_", " "), _metric_text(m), str(m.get("description") or "")) for n, m in others),
+        reason=reason,
+        has_detail=has_detail,
+    )
+
+
+def _ranged(metric: Mapping[str, Any], unit: str, prefix: str = "") -> str:
+    """The value of a metric with its interval; ``prefix`` picks its advantage instead."""
+    keys = (prefix, f"{prefix}_low", f"{prefix}_high") if prefix else ("value", "low", "high")
+    value, low, high = (number_of(metric, key) for key in keys)
+    if value is None:
+        return ""
+    span = interval(low, high, unit)
+    return quantity(value, unit) + (f" ({span})" if span else "")
+
+
+def _metric_text(metric: Mapping[str, Any]) -> str:
+    unit = str(metric.get("unit") or "")
+    text = _ranged(metric, unit)
+    floor = number_of(metric, "floor")
+    return (text or "—") + (f", floor {quantity(floor, unit)}" if floor is not None else "")
+
+
+def _roc(audit: Audit, attack: str, found: Mapping[str, Mapping[str, Any]]) -> Chart | None:
+    """The undefended curve, the worst defended one and the best defended one."""
+    with_roc = {s: r for s, f in found.items() if (r := table(table(f, "exhibits"), "roc")).get("fpr") and r.get("tpr")}
+    defended = sorted((s for s in with_roc if s != audit.baseline), key=lambda s: badness(found[s]))
+    chosen = [s for s in [audit.baseline, *defended[:1], *defended[-1:]] if s is not None and s in with_roc]
+    if not chosen:
+        return None
+    resolution = min((x for s in chosen for x in with_roc[s]["fpr"] if x), default=0.01)
+    return roc(
+        [Series(s, with_roc[s]["fpr"], with_roc[s]["tpr"]) for s in dict.fromkeys(chosen)],
+        title=f"ROC of {attack}",
+        smallest=min(0.1, max(1e-4, resolution)),
+    )
+
+
+def _curves(attack: str, found: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[str, Chart], ...]:
+    charts = []
+    for stack, finding in found.items():
+        named = table(table(finding, "exhibits"), "curves")
+        series = [Series(n, c.get("x") or [], c.get("y") or []) for n, c in named.items() if isinstance(c, Mapping)]
+        if series:
+            unit = "share" if all(0 <= y <= 1 for s in series for y in s.y if y is not None) else ""
+            charts.append((stack, curves(series, title=f"{attack} on {stack}", x_label="round", unit=unit)))
+    return tuple(charts[:MOST_CURVES])
+
+
+def _helps(audit: Audit, attack: str, found: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Which tested stack lowered the attack most, at what cost, and which made it worse."""
+    plain = found.get(audit.baseline) if audit.baseline is not None else None
+    control = advantage(plain) if plain is not None else None
+    if plain is None or control is None:
+        return ("The audit has no measured control without defenses, so no stack can be said to help.",)
+    if control_failed(audit, attack):
+        said = ["The attack failed on its own undefended control: that it fails elsewhere shows nothing."]
+    else:
+        said = _lowered(audit, control, found)
+    for stack, finding in found.items():
+        gain = advantage(finding)
+        if stack != audit.baseline and gain is not None and gain[1] > control[2]:
+            said.append(
+                f"It does more harm on {stack}: {_headline_text(finding)}, "
+                f"against {_headline_text(plain)} without defenses."
+            )
+    return tuple(said)
+
+
+def _lowered(audit: Audit, control: tuple[float, float, float], found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    said = []
+    blocked = [s for s, f in found.items() if f.get("status") == "blocked"]
+    if blocked:
+        said.append(f"Blocked on {', '.join(blocked)}: its position cannot read what it needs there.")
+    gains = {s: g for s, f in found.items() if s != audit.baseline and s not in blocked and (g := advantage(f))}
+    if not gains:
+        return [*said, "No stack of defenses was measured against it."]
+    best = min(gains, key=lambda s: (gains[s][2], gains[s][0]))
+    if gains[best][2] >= control[1]:
+        return [*said, "No measured stack lowered it by more than the intervals allow for."]
+    cost = price(audit, best)
+    before = "" if audit.baseline is None else f" from {_headline_text(found[audit.baseline])}"
+    said.append(
+        f"{best} lowered it most,{before} to {_headline_text(found[best])}" + (f". Its price: {cost}." if cost else ".")
+    )
+    alike = [s for s in gains if s != best and gains[s][1] <= gains[best][2]]
+    if alike:
+        said.append(f"Its interval overlaps with {', '.join(alike)}: which of them is best is not established.")
+    if rank(found[best].get("severity")) <= rank("medium"):
+        said.append(f"Even so it remains {found[best].get('severity')}.")
+    return said
+
+
+def _headline_text(finding: Mapping[str, Any]) -> str:
+    _, metric = headline(finding)
+    return _ranged(metric, str(metric.get("unit") or ""))
+
+
+def _caveats(audit: Audit, attack: str, found: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    said = []
+    if control_failed(audit, attack):
+        said.append("† The attack failed on the undefended control of this audit, so its low numbers are no evidence.")
+    naive = [s for s in found if needs_adaptive_caveat(audit, attack, s)]
+    if naive:
+        said.append(
+            "‡ Not adaptive: this attack does not use its knowledge of the defense; one that does may do better "
+            f"(on {', '.join(naive)})."
+        )
+    missing = [f"{s} ({f['status']})" for s, f in found.items() if f.get("status") in ("error", "not run")]
+    if missing:
+        said.append(f"No result on {', '.join(missing)}.")
+    notes: dict[str, list[str]] = {}
+    for stack, finding in found.items():
+        for note in texts(finding, "notes"):
+            notes.setdefault(note, []).append(stack)
+    said += [n if len(on) == len(found) else f"{n} (on {', '.join(on)})" for n, on in notes.items()]
+    return tuple(said)

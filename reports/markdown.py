@@ -1,0 +1,140 @@
+"""The Markdown summary: verdict, matrix, what to know of each attack, costs and gaps; fits a pull request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import costs, ledger, overview
+from .document import Audit, read, rows, table
+from .findings import sections
+from .format import among
+from .images import Budget
+from .overview import Anchors, Cell
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
+_EMPTY = "—"
+
+
+def render(document: Mapping[str, Any]) -> str:
+    """Render a result file as GitHub-flavoured Markdown, without images.
+
+    Args:
+        document: the parsed ``audit.json``.
+
+    Raises:
+        DataError: if the document is of another schema.
+    """
+    audit = read(document)
+    anchors = Anchors(audit)
+    parts = [
+        *_verdict(audit),
+        *_matrix(audit, anchors),
+        *_findings(audit, anchors),
+        *_costs(audit, anchors),
+        *_openings(audit),
+        *_claims(audit),
+        *_gaps(audit, anchors),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def escape(text: Any) -> str:
+    """Foreign text as Markdown that says just that: no markup, no table cell, no tag, one line."""
+    return _SPECIAL.sub(r"\\\1", " ".join(str(text).split())).replace("&", "&amp;")
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(cell or _EMPTY for cell in line)} |" for line in lines)
+
+
+def _verdict(audit: Audit) -> list[str]:
+    raw, verdict = audit.raw, table(audit.raw, "verdict")
+    parts = [f"# {escape(raw.get('title') or raw.get('name') or 'Audit')}"]
+    status = escape(verdict.get("status") or "no gates").capitalize()
+    counts = ", ".join(f"{count} {name}" for name, count in overview.coverage(audit) if count)
+    state = "complete" if raw.get("complete") else "**incomplete**"
+    worst = f"; worst severity **{escape(verdict['worst'])}**" if verdict.get("worst") else ""
+    parts.append(f"**{status}**{worst}. The audit is {state}: {counts or 'no cells'}.")
+    if verdict.get("sentence"):
+        parts.append(escape(verdict["sentence"]))
+    gates = [
+        f"- {'met' if gate.get('met') else '**violated**'}: {escape(gate.get('gate', ''))}"
+        + (f" (found {escape(gate['found'])})" if gate.get("found") else "")
+        for gate in rows(verdict, "gates")
+    ]
+    return [*parts, "\n".join(gates)] if gates else parts
+
+
+def _matrix(audit: Audit, anchors: Anchors) -> list[str]:
+    groups = overview.matrix(audit, anchors)
+    if not groups or not audit.stacks:
+        return ["The audit holds no findings."]
+    body = [
+        [f"{escape(row.label)}" + (f" ({escape(row.metric)})" if row.metric else ""), *map(_cell, row.cells)]
+        for group in groups
+        for row in group.rows
+    ]
+    legend = (
+        "Critical, High, Medium, Low, None: severity, on the upper end of the interval. "
+        "† failed on its undefended control: no evidence. ‡ only a non-adaptive attack."
+    )
+    return ["## Attacks against stacks", _table(["attack", *map(escape, audit.stacks)], body), legend]
+
+
+def _cell(cell: Cell) -> str:
+    if not cell.letter:
+        return f"_{escape(cell.value)}_"
+    span = f" ({cell.span})" if cell.span else ""
+    return f"**{cell.letter}** {cell.value}{span}" + (f" {cell.marks}" if cell.marks else "")
+
+
+def _findings(audit: Audit, anchors: Anchors) -> list[str]:
+    parts = []
+    for section in sections(audit, anchors, Budget(0)):
+        lines = [f"### {escape(section.label)}"]
+        if section.entry.get("story"):
+            lines.append(escape(section.entry["story"]))
+        said = [f"- {escape(s)}" for s in (*section.helps, *section.caveats)]
+        parts += [*lines, "\n".join(said)] if said else lines
+    return ["## Findings", *parts] if parts else []
+
+
+def _costs(audit: Audit, anchors: Anchors) -> list[str]:
+    body = [
+        [
+            escape(c.stack), f"{c.accuracy.text}" + (f" ({c.accuracy.more})" if c.accuracy.more else ""), c.drop,
+            _with_factor(c.upload), c.download, _with_factor(c.seconds),
+        ]
+        for c in costs.costs(audit, anchors)
+    ]  # fmt: skip
+    head = ["stack", "accuracy", "change", "upload per client and round", "download", "time a round"]
+    return ["## Utility and cost", _table(head, body)] if body else []
+
+
+def _with_factor(meter: costs.Meter) -> str:
+    return f"{meter.text} ({meter.more})" if meter.more else meter.text
+
+
+def _openings(audit: Audit) -> list[str]:
+    body = [
+        [escape(secret), escape(" or ".join(o.coalitions) or "nobody"), escape(among(o.stacks, audit.stacks))]
+        for secret, ways in ledger.openings(audit)
+        for o in ways
+    ]
+    return ["## Who must collude", _table(["secret", "smallest coalitions", "on"], body)] if body else []
+
+
+def _claims(audit: Audit) -> list[str]:
+    body = [
+        [escape(c.stack), escape(c.defense), escape(", ".join(f"{name} {text}" for name, text in c.terms))]
+        for c in costs.claims(audit)
+    ]
+    return ["## Claims", _table(["stack", "defense", "claim"], body)] if body else []
+
+
+def _gaps(audit: Audit, anchors: Anchors) -> list[str]:
+    body = [[escape(g.attack), escape(g.stack), escape(g.status), escape(g.first)] for g in costs.gaps(audit, anchors)]
+    return ["## Not tested", _table(["attack", "stack", "status", "reason"], body)] if body else []
