@@ -126,7 +126,7 @@ def test_label_skew_grows_as_alpha_falls():
 
 
 def test_each_class_is_divided_in_dirichlet_proportions():
-    # marginally a share of Dirichlet(alpha) over n clients is Beta(alpha, (n - 1) alpha): variance (n-1)/(n^2 (n alpha + 1))
+    # a share of Dirichlet(alpha) over n clients is Beta(alpha, (n - 1) alpha): variance (n-1) / (n^2 (n alpha + 1))
     pool, clients, alpha = pool_of(4000, classes=1), 5, 0.7
     draw = np.random.default_rng(5)
     shares = np.array([Dirichlet(alpha=alpha).assign(pool, clients, generator=draw).sizes() for _ in range(300)]) / 4000

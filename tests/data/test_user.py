@@ -68,7 +68,7 @@ def test_what_is_missing_is_named(folder):
         load_object("needs_other:load", base=folder)
     with pytest.raises(PluginError, match="SyntaxError"):
         load_object("no_python:load", base=folder)
-    with pytest.raises(PluginError, match="it has .*load"):
+    with pytest.raises(PluginError, match=r"it has .*load"):
         load_object("own_missing:laod", base=folder)
 
 
