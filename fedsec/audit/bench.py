@@ -24,7 +24,7 @@ from fedsec.protocol.events import Event, Topic
 from fedsec.protocol.outcome import NotApplicable
 from fedsec.protocol.parties import Adversary, Attack
 from fedsec.protocol.stage import Defense
-from fedsec.protocol.view import View, project
+from fedsec.protocol.view import View, coalition_of, project
 from fedsec.randomness import generator
 from fedsec.registry import get
 
@@ -132,6 +132,9 @@ class Workbench:
         """The view of the first wanted topic that the position can read."""
         reasons: list[str] = []
         exists = False
+        # A coalition does not attack its own members' uploads.
+        own = coalition_of(position)
+        events = tuple(e for e in events if e.topic != Topic.UPLOAD or e.sender not in own)
         for topic in attack.wants:
             there = tuple(event for event in events if event.topic == topic)
             exists = exists or bool(there)
