@@ -74,7 +74,7 @@ class ClientLevelDP(Defense):
         assuming="whoever opens the sum is honest and adds the noise (the server, without encryption, sees every "
         "update), the client clips, the sum is a plain sum, and under Poisson sampling who came stays secret",
     )
-    requires_mean: ClassVar[bool] = True
+    unit_weights: ClassVar[bool] = True
 
     clip_norm: Annotated[float, Field(gt=0, description="largest L2 norm of an update (units of the parameters)")] = 1.0
     noise_multiplier: Annotated[

@@ -63,6 +63,7 @@ class LocalDP(Defense):
         assuming="the client itself clips and adds the noise; that it took part stays visible",
     )
     perturbs: ClassVar[bool] = True
+    unit_weights: ClassVar[bool] = True
 
     clip_norm: Annotated[float, Field(gt=0, description="largest L2 norm of an update (units of the parameters)")] = 1.0
     noise_multiplier: Annotated[

@@ -266,7 +266,9 @@ class Federation:
         index = accepted.nonzero().flatten().tolist()
         ids = tuple(clients[i] for i in index)
         weights = torch.tensor([float(sizes[i]) for i in index], dtype=torch.float64)
-        weights = weights if self.setup.weighting == "examples" else torch.ones_like(weights)
+        # Where a stage makes every client count once, the server accepts no other weight from anyone.
+        once = any(getattr(defense, "unit_weights", False) for defense in self.stages.stack)
+        weights = weights if self.setup.weighting == "examples" and not once else torch.ones_like(weights)
         rows = values if len(index) == len(clients) else values[accepted]
         payload = self.stages.before_upload(Plain(rows, weights), number, ids, bound=bound)
         self.ledger.uploads += len(ids)
