@@ -1,0 +1,210 @@
+import pytest
+import torch
+from fedsec.attacks.property.passive import PassivePropertyInference
+from fedsec.attacks.property.shadows import Pools, cohorts, features, permuted_within
+from torch import nn
+
+from fedsec.data.embedded import BreastCancer, Digits
+from fedsec.data.examples import Examples
+from fedsec.federation.cohort import CohortTrainer
+from fedsec.federation.shards import Shard
+from fedsec.federation.training import LocalTraining
+from fedsec.models.flat import FlatModel
+from fedsec.protocol.events import Topic
+from fedsec.protocol.facts import PublicFacts
+from fedsec.protocol.outcome import NotApplicable
+from fedsec.protocol.view import Seen, View
+from fedsec.statistics.intervals import auc
+
+DIGITS = Digits().load(None).train
+LOCAL = LocalTraining(epochs=1, batch_size=10, learning_rate=0.1)
+AUXILIARY, VICTIMS = DIGITS.take(range(400)), DIGITS.take(range(400, 1297))
+
+
+def flat():
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    return FlatModel.of(net, task="classification", name="net")
+
+
+MODEL = flat()
+TRAINER = CohortTrainer(MODEL, LOCAL)
+
+
+def simulate(model, shard, draw):
+    return TRAINER.train(model, [Shard(shard, torch.arange(len(shard)))], [draw])[0]
+
+
+def facts(**changes):
+    given = {
+        "info": Digits.info,
+        "model": MODEL,
+        "initial": MODEL.vector(),
+        "stack": (),
+        "population": 20,
+        "cohort": 5,
+        "rounds": 3,
+        "rule": "mean",
+        "knowledge": PassivePropertyInference.threat.knowledge,
+        "_auxiliary": AUXILIARY,
+        "_local": LOCAL,
+        "_simulate": simulate,
+    }
+    return PublicFacts(**(given | changes))
+
+
+def shard_of(kind, generator, size=30, purity=0.9):
+    ink = VICTIMS.attributes["ink"]
+    pure = round(purity * size)
+    rows = [
+        pool[torch.randperm(len(pool), generator=generator)[:count]]
+        for pool, count in (
+            ((ink == kind).nonzero().flatten(), pure),
+            ((ink != kind).nonzero().flatten(), size - pure),
+        )
+    ]
+    return VICTIMS.take(torch.cat(rows))
+
+
+def uploads(clients=10, noise=False, topic=Topic.UPLOAD):
+    generator = torch.Generator().manual_seed(4)
+    seen, truths = [], []
+    for number in range(clients):
+        kind = number % 2
+        values = simulate(MODEL.vector(), shard_of(kind, generator), 10_000 + number)
+        if noise:
+            values = values.norm() * torch.randn(values.shape, generator=generator)
+        seen.append(
+            Seen(round=0, topic=topic, sender=f"client:{number}", values=values, weight=30.0, about=(("examples", 30),))
+        )
+        truths.append(kind == 1)
+    return tuple(seen), truths
+
+
+def run(attack, events, **changes):
+    return attack.run(View("server", events), facts(**changes), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("classifier", "least"), [("linear", 0.85), ("forest", 0.6)])
+def test_ink_is_read_from_updates(classifier, least):
+    events, truths = uploads(20)
+    evidence = run(PassivePropertyInference(classifier=classifier), events)
+    assert evidence.sources == tuple((0, f"client:{n}") for n in range(20))
+    assert auc(evidence.scores, truths) > least
+    assert auc(evidence.scores, truths) > auc(evidence.control, truths)
+
+
+def test_noise_says_nothing():
+    events, truths = uploads(20, noise=True)
+    assert 0.2 < auc(run(PassivePropertyInference(), events).scores, truths) < 0.8
+
+
+def test_an_aggregate_is_read_too():
+    generator = torch.Generator().manual_seed(5)
+    events, truths = [], []
+    for number in range(10):
+        kind = number % 2
+        members = [kind, kind, kind, kind, 1 - kind]
+        updates = [
+            simulate(MODEL.vector(), shard_of(k, generator), 500 + 10 * number + i) for i, k in enumerate(members)
+        ]
+        mean = torch.stack(updates).mean(0)
+        events.append(
+            Seen(
+                round=number,
+                topic=Topic.AGGREGATE,
+                sender="server",
+                values=mean,
+                weight=150.0,
+                about=(("examples", 150),),
+            )
+        )
+        events.append(
+            Seen(round=number, topic=Topic.BROADCAST, sender="server", values=MODEL.vector(), weight=1.0, about=())
+        )
+        truths.append(kind == 1)
+    evidence = run(PassivePropertyInference(shadow_updates=24), tuple(events), rounds=10)
+    assert evidence.sources == tuple((n, "server") for n in range(10))
+    assert auc(evidence.scores, truths) >= 0.75
+
+
+def test_equal_generators_give_equal_scores():
+    events, _ = uploads(4)
+    one, two = (run(PassivePropertyInference(shadow_updates=10), events) for _ in range(2))
+    assert torch.equal(one.scores, two.scores)
+    assert torch.equal(one.control, two.control)
+
+
+def test_what_cannot_be_asked_is_not_applicable():
+    events, _ = uploads(2)
+    with pytest.raises(NotApplicable, match="has no attribute 'age'; it has ink"):
+        run(PassivePropertyInference(property="age"), events)
+    plain = Examples(AUXILIARY.x, AUXILIARY.y)
+    with pytest.raises(NotApplicable, match="has no attribute"):
+        run(PassivePropertyInference(), events, info=BreastCancer.info, _auxiliary=plain)
+    with pytest.raises(NotApplicable, match="both with and without"):
+        run(
+            PassivePropertyInference(),
+            events,
+            _auxiliary=AUXILIARY.take(AUXILIARY.attributes["ink"].nonzero().flatten()),
+        )
+    later = tuple(Seen(round=2, topic=e.topic, sender=e.sender, values=e.values, weight=1.0, about=()) for e in events)
+    with pytest.raises(NotApplicable, match="no model"):
+        run(PassivePropertyInference(), later)
+
+
+def test_the_attacked_rounds_exist():
+    attack = PassivePropertyInference(first_round=5, rounds_used=3)
+    assert list(attack.rounds(20)) == [5, 6, 7]
+    assert list(attack.rounds(6)) == [3, 4, 5]
+    assert list(attack.rounds(2)) == [0, 1]
+
+
+def test_shadow_pairs_have_equal_labels_and_the_wanted_purity():
+    values = AUXILIARY.attributes["ink"]
+    pools = Pools.of(AUXILIARY, values == 1, values >= 0, by_class=True)
+    without, having = pools.pair(400, 0.9, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(without.y, having.y)
+    assert without.attributes["ink"].float().mean().item() == pytest.approx(0.1, abs=0.05)
+    assert having.attributes["ink"].float().mean().item() == pytest.approx(0.9, abs=0.05)
+
+
+def test_a_class_that_only_one_side_has_is_left_out():
+    x, y = torch.zeros(6, 1), torch.tensor([0, 0, 1, 1, 2, 2])
+    holds, known = torch.tensor([0, 1, 1, 1, 0, 1]).bool(), torch.tensor([1, 1, 1, 1, 0, 1]).bool()
+    pools = Pools.of(Examples(x, y), holds, known, by_class=True)
+    assert len(pools.cells) == 1
+    assert len(Pools.of(Examples(x, y), holds, known, by_class=False).cells) == 1
+
+
+def test_features_forget_the_scale_but_not_the_sign():
+    update = torch.randn(3, MODEL.layout.size, generator=torch.Generator().manual_seed(0))
+    one, scaled, flipped = (features(u, MODEL.layout)[0] for u in (update, 5 * update, -update))
+    assert torch.allclose(one[:, 1:], scaled[:, 1:])
+    assert not torch.allclose(one, flipped)
+    assert features(torch.zeros(1, MODEL.layout.size), MODEL.layout)[0].isfinite().all()
+
+
+def test_large_tensors_are_summarised_and_blocks_weigh_alike():
+    net = nn.Sequential(nn.Conv2d(20, 30, 3), nn.Flatten(), nn.Linear(300, 40))
+    wide = FlatModel.of(net, task="classification", name="wide")
+    updates = torch.randn(2, wide.layout.size, generator=torch.Generator().manual_seed(0))
+    found, weight = features(updates, wide.layout)
+    blocks = [5, 20, 30, 20, 30, 300, 40, 300, 40]
+    assert found.shape == (2, sum(blocks))
+    assert weight.square().sum().item() == pytest.approx(len(blocks))
+
+
+def test_simulated_cohorts_have_a_majority():
+    holds = torch.arange(10) % 2 == 0
+    means, truths = cohorts(holds.double()[:, None], holds, 4, 25, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(means[:, 0] > 0.5, truths)
+    assert not (means == 0.5).any()
+    assert truths.sum() == 25
+
+
+def test_the_control_says_nothing_of_the_property():
+    holds = torch.arange(21) % 2 == 0
+    labels = permuted_within(holds, generator=torch.Generator().manual_seed(0))
+    assert abs(labels[holds].float().mean() - labels[~holds].float().mean()) < 0.1
