@@ -53,7 +53,7 @@ def read_arrays(path: Path, *, dataset: str, shapes: dict[str, tuple[int, ...]])
     """
     found = {}
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             for name, shape in shapes.items():
                 array = archive[name]
                 if array.dtype != np.uint8 or array.shape[1:] != shape:

@@ -252,5 +252,6 @@ class AGNews(SentenceSource):
 
 
 def _plain(text: str) -> str:
-    """AG News without its marks: line breaks written as backslashes, and entities that lost their ampersand."""
-    return html.unescape(re.sub(r"(?<!&)#(\d+);", r"&#\1;", text.replace("\\", " ")))
+    """AG News without its marks: line breaks written as backslashes, entities with a blank for their ampersand."""
+    apostrophes = text.replace("\\", " ").replace(" #39;", "'")
+    return html.unescape(re.sub(r"(?<!&)#(\d+);", r"&#\1;", apostrophes))
