@@ -53,7 +53,12 @@ class Parameter:
     @property
     def expected(self) -> str:
         """Type and constraints as an error says them."""
-        return f"expected {self.type} {self.constraints}".rstrip()
+        return f"expected {self.kind}"
+
+    @property
+    def kind(self) -> str:
+        """Type and constraints."""
+        return _bounded(self.type, self.constraints)
 
 
 def schema(cls: type) -> list[Parameter]:
@@ -143,7 +148,13 @@ def shown(value: Any) -> str:
 
 def expected_text(annotation: Any) -> str:
     """Type and constraints of an annotation, as an error says them."""
-    return f"expected {_type_text(annotation)} {_constraints(annotation)}".rstrip()
+    return f"expected {_bounded(_type_text(annotation), _constraints(annotation))}"
+
+
+def _bounded(kind: str, constraints: str) -> str:
+    """As in ``number > 0 or null``."""
+    head, null, rest = kind.partition(" or null")
+    return f"{head} {constraints}{null}{rest}" if constraints else kind
 
 
 def choices_of(annotation: Any) -> tuple[str, ...]:
@@ -309,10 +320,10 @@ def _type_text(annotation: Any) -> str:
         others = " or null" if type(None) in arguments else ""
         return f"one of {' | '.join(choices)}{others}"
     if origin in (Union, types.UnionType):
-        return " or ".join(f"{_type_text(a)} {_constraints(a)}".strip() for a in arguments)
+        return " or ".join(_bounded(_type_text(a), _constraints(a)) for a in arguments)
     if origin is tuple:
         items = [a for a in arguments if a is not Ellipsis]
-        texts = list(dict.fromkeys(f"{_type_text(a)} {_constraints(a)}".strip() for a in items))
+        texts = list(dict.fromkeys(_bounded(_type_text(a), _constraints(a)) for a in items))
         count = "" if Ellipsis in arguments else f"{len(items)} "
         return f"list of {count}{', '.join(texts)}"
     if origin is list:

@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line: a thin layer over what Python can call too."""

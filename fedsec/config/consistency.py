@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from fedsec.config.draft import Draft
 from fedsec.config.entries import AttackDraft, Entries
-from fedsec.config.metrics import SEVERITY, metrics_of
+from fedsec.config.metrics import SEVERITY, UTILITIES, metrics_of
 from fedsec.config.sections import Severity
 from fedsec.parameters import shown
 from fedsec.registry import closest
@@ -135,12 +135,16 @@ def _check_gates(draft: Draft, entries: Entries) -> None:
 
 
 def _check_metric(draft: Draft, metric: str, attacks: list[AttackDraft], path: str) -> None:
-    if metric == SEVERITY:
+    if metric in (SEVERITY, *UTILITIES):
         return
-    known = [metrics_of(a.plugin.declared.judge) if a.plugin.declared else None for a in attacks]
-    names = {name for found in known if found is not None for name in found}
-    if None not in known and metric not in names:
-        hint = closest(metric, [*names, SEVERITY]) or f"Metrics: {', '.join([SEVERITY, *sorted(names)])}"
+    # What an attack without a declaration measures is unknown, and its name is reported already.
+    if any(attack.plugin.declared is None for attack in attacks):
+        return
+    known = [metrics_of(a.plugin.declared.judge) for a in attacks if a.plugin.declared is not None]
+    if not any(metrics.may_have(metric) for metrics in known):
+        names = sorted({name for metrics in known for name in metrics.names})
+        choices = [SEVERITY, *UTILITIES, *names]
+        hint = closest(metric, choices) or f"Metrics: {', '.join(choices)}"
         draft.report(f"{path}.metric", "no attack of this gate is measured by it", found=shown(metric), hint=hint)
 
 

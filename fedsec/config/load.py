@@ -37,14 +37,17 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> AuditConfig:
     Raises:
         ConfigurationError: with every problem of the file and the overrides.
     """
-    file = Path(path)
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        hint = "`fedsec init` writes one to start from" if isinstance(error, FileNotFoundError) else ""
-        expected = f"cannot be read: {(error.strerror or str(error)).lower()}"
-        raise ConfigurationError([Problem(path="", found="", expected=expected, hint=hint, file=str(path))]) from error
-    return _checked(read_yaml(data, str(path)), overrides, str(path), file.resolve().parent)
+    draft, entries = _read(Path(path), overrides)
+    return _finished(draft, entries, str(path), Path(path).resolve().parent)
+
+
+def precheck(path: Path | str, overrides: Sequence[str] = ()) -> None:
+    """The checks of `load_config` that need no plugin imported; nearly all of them, in a fraction of its time.
+
+    Raises:
+        ConfigurationError: with every problem.
+    """
+    _read(Path(path), overrides)
 
 
 def config_from(raw: Mapping[str, Any], *, folder: Path | None = None, overrides: Sequence[str] = ()) -> AuditConfig:
@@ -59,10 +62,22 @@ def config_from(raw: Mapping[str, Any], *, folder: Path | None = None, overrides
         ConfigurationError: with every problem.
     """
     copied = json.loads(json.dumps(raw))
-    return _checked(Document(value=copied), overrides, "", (folder or Path()).resolve())
+    draft, entries = _drafted(Document(value=copied), overrides, "")
+    return _finished(draft, entries, "", (folder or Path()).resolve())
 
 
-def _checked(document: Document, overrides: Sequence[str], file: str, folder: Path) -> AuditConfig:
+def _read(path: Path, overrides: Sequence[str]) -> tuple[Draft, Entries]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        hint = "`fedsec init` writes one to start from" if isinstance(error, FileNotFoundError) else ""
+        expected = f"cannot be read: {(error.strerror or str(error)).lower()}"
+        raise ConfigurationError([Problem(path="", found="", expected=expected, hint=hint, file=str(path))]) from error
+    return _drafted(read_yaml(data, str(path)), overrides, str(path))
+
+
+def _drafted(document: Document, overrides: Sequence[str], file: str) -> tuple[Draft, Entries]:
+    """Everything that can be said without importing a plugin."""
     draft = Draft(document, file)
     if draft.problems and draft.raw is None:
         raise ConfigurationError(draft.problems)
@@ -75,6 +90,10 @@ def _checked(document: Document, overrides: Sequence[str], file: str, folder: Pa
     check_splits(draft)
     check_consistency(draft, entries)
     _raise(draft)
+    return draft, entries
+
+
+def _finished(draft: Draft, entries: Entries, file: str, folder: Path) -> AuditConfig:
     config = _build(draft, entries, file, folder)
     _raise(draft)
     return config

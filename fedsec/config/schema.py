@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from fedsec.protocol.stage import Defense
 
 
+RANKS = ("none", "low", "medium", "high", "critical")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DatasetSpec:
     """Which data, and how its examples are used.
@@ -134,6 +137,22 @@ class GateEntry:
     below: float | str | None
     above: float | None
     line: int | None = field(default=None, compare=False)
+
+    @property
+    def text(self) -> str:
+        """The condition in words."""
+        bound = f"below {self.below}" if self.below is not None else f"above {self.above}"
+        attack = "every attack" if self.attack == "*" else self.attack
+        stack = "every stack" if self.stack == "*" else self.stack
+        return f"{self.metric} of {attack} on {stack} {bound}"
+
+    def holds(self, value: float) -> bool:
+        """Whether a value meets the condition; a severity is its rank from 0, none, to 4, critical."""
+        if self.above is not None:
+            return value > self.above
+        if isinstance(self.below, str):
+            return value < RANKS.index(self.below)
+        return self.below is not None and value < self.below
 
 
 @dataclass(frozen=True, kw_only=True)
