@@ -67,8 +67,8 @@ class PassivePropertyInference(Attack):
     first_round: Annotated[int, Field(ge=0, description="first round attacked, counted from 0")] = 0
     rounds_used: Annotated[int, Field(ge=1, description="consecutive rounds attacked")] = 3
     shadow_updates: Annotated[
-        int, Field(ge=8, description="updates simulated per round, half of them with the property")
-    ] = 40
+        int, Field(ge=8, description="updates simulated per round, half of them with the property; more help")
+    ] = 80
     purity: Annotated[
         float, Field(gt=0.5, le=1, description="share of a simulated shard's examples that are of its own kind")
     ] = 0.9

@@ -2,11 +2,11 @@ import copy
 
 import pytest
 import torch
-from fedsec.attacks.evasion.gradient_ascent import Passes, fgsm, pgd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from fedsec.attacks.evasion.gradient_ascent import Passes, fgsm, pgd
 from fedsec.ball import lengths
 
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from fedsec.attacks.membership.loss_threshold import LossThreshold
 from torch import nn
 
+from fedsec.attacks.membership.loss_threshold import LossThreshold
 from fedsec.data.embedded import Digits
 from fedsec.data.examples import Examples
 from fedsec.errors import NotKnownError

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from fedsec.attacks.property.passive import PassivePropertyInference
-from fedsec.attacks.property.shadows import Pools, cohorts, features, permuted_within
 from torch import nn
 
+from fedsec.attacks.property.passive import PassivePropertyInference
+from fedsec.attacks.property.shadows import Pools, cohorts, features, permuted_within
 from fedsec.data.embedded import BreastCancer, Digits
 from fedsec.data.examples import Examples
 from fedsec.federation.cohort import CohortTrainer
@@ -89,7 +89,7 @@ def run(attack, events, **changes):
 @pytest.mark.parametrize(("classifier", "least"), [("linear", 0.85), ("forest", 0.6)])
 def test_ink_is_read_from_updates(classifier, least):
     events, truths = uploads(20)
-    evidence = run(PassivePropertyInference(classifier=classifier), events)
+    evidence = run(PassivePropertyInference(classifier=classifier, shadow_updates=160), events)
     assert evidence.sources == tuple((0, f"client:{n}") for n in range(20))
     assert auc(evidence.scores, truths) > least
     assert auc(evidence.scores, truths) > auc(evidence.control, truths)

@@ -1,0 +1,112 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from fedsec.data.examples import DatasetInfo, Examples
+from fedsec.judges.base import Truth
+from fedsec.judges.evasion import EvasionJudge
+from fedsec.models.flat import FlatModel
+from fedsec.protocol.evidence import AdversarialInputs, MembershipScores
+
+INFO = DatasetInfo(
+    name="toy",
+    summary="",
+    task="classification",
+    input_shape=(1, 2, 2),
+    classes=("dark", "light"),
+    bounds=(0.0, 1.0),
+    modality="image",
+    public=True,
+)
+
+
+def truth_of(weight=10.0, count=40):
+    """An image is light if its mean is above one half; every test image is 0.1 away from that."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    model = FlatModel.of(net, task="classification", name="toy")
+    vector = torch.tensor([0.0] * 4 + [weight / 4] * 4 + [0.0, -weight / 2])
+    x = torch.full((count, 1, 2, 2), 0.4)
+    x[count // 2 :] = 0.6
+    test = Examples(x, (torch.arange(count) >= count // 2).long())
+    return Truth(
+        info=INFO,
+        model=model,
+        released=vector,
+        initial=vector,
+        behind={},
+        test=test,
+        decoys=test,
+        candidates=None,
+        members=None,
+        property_name="",
+        property_share={},
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def measured(inputs, truth):
+    judgement = EvasionJudge().measure(AdversarialInputs(inputs=inputs, forwards=1, backwards=1), truth)
+    return judgement, {m.name: m for m in judgement.measurements}
+
+
+def test_a_perturbation_across_the_border_counts_and_noise_of_its_size_seldom_does():
+    truth = truth_of()
+    sign = torch.where(truth.test.y == 0, 1.0, -1.0).reshape(-1, 1, 1, 1)
+    judgement, found = measured(truth.test.x + 0.12 * sign, truth)
+    robust = found["robust_error"]
+    assert robust.headline
+    assert robust.units.mean() == 1
+    # all four signs must agree in the wrong direction: one in sixteen
+    assert robust.floor_units.mean() < 0.2
+    assert found["clean_error"].units.mean() == 0
+    assert found["mean_perturbation_linf"].units == pytest.approx(torch.full((40,), 0.12), abs=1e-6)
+    assert found["mean_perturbation_l2"].units == pytest.approx(torch.full((40,), 0.24), abs=1e-6)
+    assert judgement.exhibits["gallery/original"].shape == (8, 1, 2, 2)
+    assert judgement.exhibits["gallery/reconstruction"].shape == (8, 1, 2, 2)
+    assert judgement.notes == ()
+
+
+def test_fewer_inputs_are_measured_against_the_first_tests():
+    truth = truth_of()
+    _, found = measured(truth.test.x[:7], truth)
+    assert len(found["robust_error"].units) == 7
+
+
+def test_inputs_outside_the_bounds_are_clipped_and_counted():
+    truth = truth_of()
+    inputs = truth.test.x.clone()
+    inputs[0] += 5
+    judgement, found = measured(inputs, truth)
+    assert "1 inputs of the attack lay outside" in judgement.notes[0]
+    assert found["mean_perturbation_linf"].units[0] == pytest.approx(0.6)
+
+
+def test_a_saturated_model_is_noted():
+    judgement, _ = measured(truth_of().test.x, truth_of(weight=1e6))
+    assert any("gradient masking" in note for note in judgement.notes)
+
+
+def test_an_attack_worse_than_noise_is_noted():
+    truth = truth_of(count=400)
+    away = torch.where(truth.test.y == 0, -1.0, 1.0).reshape(-1, 1, 1, 1)
+    judgement, _ = measured(truth.test.x + 0.15 * away, truth)
+    assert any("worse than random noise" in note for note in judgement.notes)
+
+
+def test_private_originals_are_not_shown():
+    truth = truth_of()
+    hidden = replace(truth, info=replace(INFO, public=False))
+    sign = torch.where(truth.test.y == 0, 1.0, -1.0).reshape(-1, 1, 1, 1)
+    assert measured(truth.test.x + 0.12 * sign, hidden)[0].exhibits == {}
+
+
+def test_other_evidence_is_refused():
+    truth = truth_of()
+    with pytest.raises(TypeError, match="MembershipScores"):
+        EvasionJudge().measure(MembershipScores(scores=torch.zeros(2)), truth)
+    with pytest.raises(ValueError, match="finite"):
+        measured(truth.test.x * torch.nan, truth)
+    with pytest.raises(ValueError, match="of shape"):
+        measured(truth.test.x.flatten(1), truth)
