@@ -20,7 +20,8 @@ from fedsec.threat import Knowledge, Paper
 
 from .base import Inversion, claimed_labels, start, threat_of
 from .matching import Distance, LaneGradients, chunks, one_hot, scale_free_distance, squared_distance
-from .victims import Victim, choose, is_gradient, surrogate_gradient
+from .observed import Observation, observe
+from .victims import Victim, choose, is_gradient, layer_spans, surrogate_gradient
 
 Objective = Callable[[Sequence[Tensor]], Tensor]
 """``variables, each (l, ...) -> (l,)``, differentiable."""
@@ -104,7 +105,12 @@ def minimise_adam(
 
 
 def gradient_distance(
-    model: FlatModel, states: Tensor, targets: Tensor, labels: Tensor | None, distance: Distance
+    model: FlatModel,
+    states: Tensor,
+    targets: Tensor,
+    labels: Tensor | None,
+    distance: Distance,
+    observed: Observation | None = None,
 ) -> Objective:
     """The objective of DLG (labels are a second variable) or of iDLG (labels are given).
 
@@ -114,14 +120,17 @@ def gradient_distance(
         targets: ``(l, p)`` gradients.
         labels: ``(l, b, C)`` distributions, or ``None`` to optimise logits (targets in a regression).
         distance: between gradients.
+        observed: what clipping left of the targets; all if ``None``.
     """
     gradients_at = LaneGradients(model, states)
+    seen = observed or (lambda gradients: gradients)
+    visible = seen(targets)
 
     def objective(variables: Sequence[Tensor]) -> Tensor:
         y = labels
         if y is None:
             y = variables[1] if model.task == "regression" else variables[1].softmax(-1)
-        return distance(gradients_at(variables[0], y), targets)
+        return distance(seen(gradients_at(variables[0], y)), visible)
 
     return objective
 
@@ -132,7 +141,8 @@ class L2Matching(Inversion):
 
     Differs from the papers: a line search (their plain L-BFGS diverges on many starts), restarts judged by the
     gradient match, and a batch is optimised jointly, not one example after another. The update of several local steps
-    is matched as one gradient (the cheap surrogate of `victims.surrogate_gradient`).
+    is matched as one gradient (the cheap surrogate of `victims.surrogate_gradient`). Coordinates cut off by clipping
+    are left out, and layers clipped one by one are matched one by one (`observed`).
     """
 
     restarts: Annotated[int, Field(ge=1, description="Starting points per victim; the best gradient match wins")] = 4
@@ -189,6 +199,7 @@ class L2Matching(Inversion):
         labels = self.labels(victims, gradients, size, facts, generator=generator)
         states = torch.stack([victim.model for victim in victims]).repeat_interleave(self.restarts, 0)
         targets = torch.stack(gradients).repeat_interleave(self.restarts, 0)
+        updates = torch.stack([victim.update for victim in victims]).repeat_interleave(self.restarts, 0)
         bounds = facts.info.bounds or (0.0, 1.0)
         unit = (-2.0, 2.0) if self.init == "normal" else bounds
         variables = [start((len(states), size, *shape), self.init, unit, generator=generator).to(states)]
@@ -202,7 +213,12 @@ class L2Matching(Inversion):
         parts = []
         for lane in lanes:
             goal = gradient_distance(
-                facts.model, states[lane], targets[lane], None if fixed is None else fixed[lane], distance
+                facts.model,
+                states[lane],
+                targets[lane],
+                None if fixed is None else fixed[lane],
+                distance,
+                observe(updates[lane], layer_spans(facts.model)),
             )
             parts.append(self.minimise(goal, [variable[lane] for variable in variables]))
         value = torch.cat([part[1] for part in parts]).view(many, self.restarts)

@@ -18,7 +18,8 @@ from fedsec.threat import Knowledge, Paper
 
 from .base import Inversion, claimed_labels, start, threat_of
 from .matching import LaneGradients, chunks, cosine_distance, one_hot
-from .victims import Victim, choose, surrogate_gradient
+from .observed import Observation, observe
+from .victims import Victim, choose, layer_spans, surrogate_gradient
 
 DECAYS = (3 / 8, 5 / 8, 7 / 8)
 """Shares of the iterations after which the learning rate is divided by ten."""
@@ -43,6 +44,7 @@ def invert(
     labels: Tensor,
     x: Tensor,
     *,
+    observed: Observation | None = None,
     bounds: tuple[float, float],
     iterations: int,
     learning_rate: float,
@@ -59,6 +61,7 @@ def invert(
         targets: ``(l, p)`` gradients, up to a positive factor.
         labels: ``(l, b, C)`` distributions over classes.
         x: ``(l, b, *input_shape)`` where to start.
+        observed: what clipping left of the targets; all if ``None``.
         bounds: lowest and highest value of an input.
         iterations: double backward passes per lane.
         learning_rate: of Adam, as a share of the width of the bounds.
@@ -68,6 +71,8 @@ def invert(
         Inputs ``(l, b, *input_shape)`` and the cosine of their gradients to the targets, ``(l,)``.
     """
     low, high = bounds
+    seen = observed or (lambda gradients: gradients)
+    targets = seen(targets)
     gradients_at = LaneGradients(model, states)
     smooth = is_image(tuple(x.shape[2:])) and tv > 0
     x = x.clamp(low, high)
@@ -78,7 +83,7 @@ def invert(
     lead = (-1, *(1 for _ in x.shape[1:]))
     for iteration in range(iterations):
         x.requires_grad_()
-        distance = cosine_distance(gradients_at(x, labels), targets)
+        distance = cosine_distance(seen(gradients_at(x, labels)), targets)
         objective = distance + tv * total_variation(x) if smooth else distance
         (slope,) = torch.autograd.grad(objective.sum(), x)
         with torch.no_grad():
@@ -100,6 +105,9 @@ def invert(
 @dataclass(frozen=True, kw_only=True)
 class InvertingGradients(Inversion):
     """Geiping et al. 2020. Scale-free, so clipping by norm alone is no defense.
+
+    Coordinates cut off by clipping by value are left out of the match, and layers clipped one by one are matched one by
+    one (`observed`).
 
     Labels come from the gradient (`fedsec.attacks.inversion.labels`), never from the truth. Victims with equally
     many images to reconstruct run as one batch. With several local steps the update is matched as one gradient
@@ -143,6 +151,7 @@ class InvertingGradients(Inversion):
         labels = claimed_labels(victims, gradients, size, facts, generator=generator)
         states = torch.stack([victim.model for victim in victims]).repeat_interleave(self.restarts, 0)
         targets = torch.stack(gradients).repeat_interleave(self.restarts, 0)
+        updates = torch.stack([victim.update for victim in victims]).repeat_interleave(self.restarts, 0)
         bounds = facts.info.bounds or (0.0, 1.0)
         x = start((len(states), size, *shape), self.init, bounds, generator=generator).to(states)
         soft = one_hot(labels, classes, states).repeat_interleave(self.restarts, 0)
@@ -153,6 +162,7 @@ class InvertingGradients(Inversion):
                 targets[lanes],
                 soft[lanes],
                 x[lanes],
+                observed=observe(updates[lanes], layer_spans(facts.model)),
                 bounds=bounds,
                 iterations=self.iterations,
                 learning_rate=self.learning_rate,

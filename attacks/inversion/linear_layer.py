@@ -24,6 +24,7 @@ from fedsec.threat import Knowledge, Paper
 
 from .base import Inversion, claimed_labels, threat_of
 from .layers import first_layer
+from .observed import saturated
 from .victims import Victim, choose
 
 MOST_ROWS = 512
@@ -50,13 +51,20 @@ def rows_alone(weight: Tensor, bias: Tensor) -> Tensor:
     return torch.where((bias == 0).unsqueeze(1), torch.zeros_like(weight), weight / safe.unsqueeze(1))
 
 
-def single_input(weight: Tensor, bias: Tensor) -> Tensor:
+def single_input(weight: Tensor, bias: Tensor, keep: Tensor | None = None) -> Tensor:
     """The input behind rows that all saw the same example: least squares over ``weight_i = bias_i x``, ``(f,)``.
 
     Weighs each row by ``bias_i**2``, the inverse variance of ``weight_i / bias_i`` under equal noise, so it is the best
     that an update with independent Gaussian noise allows to first order.
+
+    Args:
+        weight: ``(m, f)`` gradient or update of a layer's weight.
+        bias: ``(m,)`` that of its bias.
+        keep: ``(m, f)`` bool, entries to use; all if ``None``. A value that no entry tells is 0.
     """
-    return bias @ weight / bias.square().sum().clamp_min(1e-30)
+    if keep is None:
+        return bias @ weight / bias.square().sum().clamp_min(1e-30)
+    return bias @ (weight * keep) / (bias.square() @ keep.to(weight)).clamp_min(1e-30)
 
 
 def scaled_to_bounds(directions: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -145,7 +153,7 @@ def is_mixture(point: Tensor, others: Tensor, *, tolerance: float) -> bool:
     system = torch.cat([others.T, torch.full((1, len(others)), float(size)).to(others)]).double().cpu().numpy()
     goal = torch.cat([point, torch.full((1,), float(size)).to(point)]).double().cpu().numpy()
     _, residual = nnls(system, goal)
-    return float(residual) <= tolerance * size**0.5
+    return bool(residual <= tolerance * size**0.5)
 
 
 def distinct_inputs(inputs: Tensor, weights: Tensor, *, bounds: tuple[Tensor, Tensor], agreement: float) -> Candidates:
@@ -268,15 +276,23 @@ class LinearLayerInversion(Inversion):
         low, high = facts.info.bounds or (0.0, 1.0)
         layer = first_layer(facts.model, victim.model, shape)
         weight, bias = layer.slots.read(victim.update)
+        # entries that clipping by value cut off say nothing; a row whose bias was cut off says nothing at all
+        cut_weight, cut_bias = layer.slots.read(saturated(victim.update.unsqueeze(0))[0])
+        keep_entries = ~cut_weight if cut_bias is None else ~(cut_weight | cut_bias.unsqueeze(1))
         ends = torch.stack([low * layer.scale + layer.shift, high * layer.scale + layer.shift])
         bounds = ends.amin(0), ends.amax(0)
         if victim.examples == 1:
-            seen = scaled_to_bounds(leading_direction(weight), *bounds) if bias is None else single_input(weight, bias)
+            seen = (
+                scaled_to_bounds(leading_direction(weight), *bounds)
+                if bias is None
+                else single_input(weight, bias, keep_entries)
+            )
             found, scores = seen.view(1, -1), weight.new_full((1,), float(len(weight)))
         else:
             share = weight.norm(dim=1) if bias is None else bias.abs()
             parameters, _ = layer.slots.read(victim.model)
-            keep = share > ROUNDING * torch.finfo(share.dtype).eps * float(parameters.abs().max())
+            rounding = ROUNDING * torch.finfo(share.dtype).eps * float(parameters.abs().max())
+            keep = (share > rounding) & keep_entries.all(1)
             rows = weight[keep]
             rows = scaled_to_bounds(rows, *bounds) if bias is None else rows_alone(rows, bias[keep])
             candidates = distinct_inputs(rows, share[keep].square(), bounds=bounds, agreement=self.agreement)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fedsec.federation.training import LocalTraining
+from fedsec.models.flat import FlatModel
 from fedsec.protocol.events import Topic
 from fedsec.protocol.facts import PublicFacts
 from fedsec.protocol.outcome import NotApplicable
@@ -88,6 +89,12 @@ def choose(view: View, facts: PublicFacts, *, targets: int) -> tuple[Victim, ...
         )
         for event in most_exposed(view.of(topic), targets)
     )
+
+
+def layer_spans(model: FlatModel) -> tuple[slice, ...]:
+    """Trainable coordinates of each layer, in order."""
+    spans = (span for _, span in model.layout.layers())
+    return tuple(span for span in spans if span.stop <= model.layout.trainable)
 
 
 def local_steps(victim: Victim, local: LocalTraining) -> int:

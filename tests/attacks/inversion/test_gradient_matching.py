@@ -2,6 +2,10 @@ import dataclasses
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
 from fedsec.attacks.inversion.dlg import DeepLeakage, ImprovedDeepLeakage
 from fedsec.attacks.inversion.inverting_gradients import InvertingGradients, invert, total_variation
 from fedsec.attacks.inversion.matching import (
@@ -12,10 +16,6 @@ from fedsec.attacks.inversion.matching import (
     squared_distance,
 )
 from fedsec.attacks.inversion.victims import choose, most_exposed, surrogate_gradient
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import nn
-
 from fedsec.errors import NotKnownError
 from fedsec.federation.training import LocalTraining
 from fedsec.models.flat import FlatModel

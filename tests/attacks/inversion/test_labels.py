@@ -1,5 +1,9 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
 from fedsec.attacks.inversion.labels import (
     class_sums,
     counts_by_impact,
@@ -10,10 +14,6 @@ from fedsec.attacks.inversion.labels import (
     sign_rule,
 )
 from fedsec.attacks.inversion.layers import first_layer, head
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import nn
-
 from fedsec.models.flat import FlatModel
 from fedsec.protocol.outcome import NotApplicable
 from fedsec.randomness import generator

@@ -1,5 +1,8 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from fedsec.attacks.inversion.linear_layer import (
     LinearLayerInversion,
     distinct_inputs,
@@ -9,9 +12,6 @@ from fedsec.attacks.inversion.linear_layer import (
     scaled_to_bounds,
     single_input,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from fedsec.federation.training import LocalTraining
 from fedsec.protocol.events import Topic
 from fedsec.protocol.outcome import NotApplicable
