@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import torch
-from fedsec.defenses.aggregation import foolsgold_weights
-from fedsec.defenses.aggregation.foolsgold import FoolsGold
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedsec.defenses.aggregation import foolsgold_weights
+from fedsec.defenses.aggregation.foolsgold import FoolsGold
 from fedsec.models.flat import Layout, Slot
 from fedsec.protocol.payload import Plain
 from fedsec.protocol.stage import Cohort, RoundContext

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from fedsec.defenses.aggregation import (
     centered_clipping,
     coordinate_median,
@@ -19,7 +20,6 @@ from fedsec.defenses.aggregation.plugins import (
     MultiKrum,
     TrimmedMean,
 )
-
 from fedsec.models.flat import Layout, Slot
 from fedsec.protocol.payload import Plain
 from fedsec.protocol.stage import Cohort, RoundContext, Setting

@@ -5,6 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from fedsec.defenses.aggregation import (
     centered_clipping,
     coordinate_median,
@@ -16,9 +19,6 @@ from fedsec.defenses.aggregation import (
     multi_krum,
     trimmed_mean,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from fedsec.randomness import generator
 
 EXAMPLE = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]])

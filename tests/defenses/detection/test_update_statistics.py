@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from fedsec.defenses.detection import FEATURES, outlier_scores, robust_z, select_outliers, update_features
-from fedsec.defenses.detection.update_statistics import UpdateStatistics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedsec.defenses.detection import FEATURES, outlier_scores, robust_z, select_outliers, update_features
+from fedsec.defenses.detection.update_statistics import UpdateStatistics
 from fedsec.models.flat import Layout, Slot
 from fedsec.protocol.payload import Plain
 from fedsec.protocol.stage import Cohort, RoundContext
