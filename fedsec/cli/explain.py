@@ -80,7 +80,7 @@ def _plugin(group: str, name: str) -> str:
         summary = (found.__doc__ or "").strip().split("\n")[0]
         return f"{name}  (a form of report)\n{summary}\n"
     family = getattr(found, "family", "")
-    parts = [f"{name}  ({group[:-1]}{', ' + family if family else ''})\n{found.summary}.\n"]
+    parts = [f"{name}  ({group[:-1]}{', ' + family if family else ''})\n{getattr(found, 'summary', '')}.\n"]
     parts += [_threat(found), _guarantee(found), _data(found)]
     if group != "judges":
         parts.append(_parameters(schema(found)))

@@ -28,6 +28,11 @@ class Split:
     auxiliary: Examples
     test: Examples
 
+    def to(self, device: str | torch.device) -> Split:
+        """The parts on a device."""
+        parts = (self.clients, self.holdout, self.auxiliary, self.test)
+        return Split(*(part.to(device) for part in parts))
+
 
 def split(
     dataset: Dataset,

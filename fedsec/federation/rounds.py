@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedsec.errors import ConfigurationError
 from fedsec.federation.cohort import CohortTrainer, Shard
 from fedsec.federation.evaluate import evaluate
 from fedsec.federation.mean import mean
@@ -114,6 +115,9 @@ class Federation:
             self._coalition = _Coalition(adversary, facts, derive_seed(setup.seed, "adversary", adversary.name))
         self._trainer_options = {"engine": engine, "workers": workers}
         self._present: list[tuple[int, int]] = []
+        # Where a stage makes every client count once, nobody's number of examples travels.
+        once = any(defense.unit_weights for defense in stack)
+        self._counts_travel = setup.weighting == "examples" and not once
 
     def run(self, on_round: OnRound | None = None) -> TrainingResult:
         """Train all rounds.
@@ -267,10 +271,16 @@ class Federation:
         ids = tuple(clients[i] for i in index)
         weights = torch.tensor([float(sizes[i]) for i in index], dtype=torch.float64)
         # Where a stage makes every client count once, the server accepts no other weight from anyone.
-        once = any(getattr(defense, "unit_weights", False) for defense in self.stages.stack)
-        weights = weights if self.setup.weighting == "examples" and not once else torch.ones_like(weights)
+        weights = weights if self._counts_travel else torch.ones_like(weights)
         rows = values if len(index) == len(clients) else values[accepted]
-        payload = self.stages.before_upload(Plain(rows, weights), number, ids, bound=bound)
+        try:
+            payload = self.stages.before_upload(Plain(rows, weights), number, ids, bound=bound)
+        except ConfigurationError:
+            if bound:
+                raise
+            # A controlled client asked for more than the wire format can hold: it is not heard this round.
+            self.ledger.refuse("not in the wire format", len(ids))
+            return
         self.ledger.uploads += len(ids)
         self.ledger.upload_bytes += sum(payload.nbytes(row) for row in range(len(ids)))
         if self.transcript.wants(Topic.UPLOAD, number):
@@ -283,16 +293,10 @@ class Federation:
                     sender=f"client:{client}",
                     receivers=frozenset({"server"}),
                     payload=one,
-                    about=self._declared(one, sizes[index[row]]),
+                    about={"examples": sizes[index[row]]} if self._counts_travel and isinstance(one, Plain) else {},
                     opened=self.stages.peek(one, number, (client,)),
                 )
         yield ids, self.stages.on_arrival(payload, number, ids)
-
-    def _declared(self, payload: Payload, examples: int) -> dict[str, int]:
-        """What an upload says of its sender's data: the weight, where weights are numbers of examples in clear."""
-        if isinstance(payload, Plain) and float(payload.weights[0]) == float(examples):
-            return {"examples": examples}
-        return {}
 
     def _poisoned(self, client: int) -> Shard:
         coalition = self._coalition
@@ -348,7 +352,7 @@ class Federation:
             sender="server",
             receivers=self.stages.holders,
             payload=aggregate,
-            about={"examples": examples} if self.setup.weighting == "examples" and not sealed else {},
+            about={"examples": examples} if self._counts_travel and not sealed else {},
             opened=readable if sealed else None,
         )
         # Behind sealed uploads the server forwards the sealed aggregate: it never holds the next model in clear.

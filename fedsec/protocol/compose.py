@@ -138,7 +138,7 @@ def opening_coalitions(stack: Sequence[Defense]) -> list[tuple[str, list[list[st
     holders = sorted(sealing[-1].holders) if sealing else []
     upload = [["server"]] if not holders else [sorted({"server", holder}) for holder in holders]
     aggregate = [["server"]] if not holders else [[holder] for holder in holders]
-    noisy = [defense.name for defense in stack if getattr(defense, "perturbs", False)]
+    noisy = [defense.name for defense in stack if defense.perturbs]
     suffix = f" (as sent, after {', '.join(noisy)})" if noisy else ""
     return [
         (f"one client's update{suffix}", upload),

@@ -108,6 +108,8 @@ class Defense(Plugin):
         guarantee: what it promises, against whom, assuming what.
         accepts: payload kinds that its `seal`, `receive` and `aggregate` can read.
         emits: the kind that `seal` makes of it; ``None`` leaves the kind as it was.
+        unit_weights: whether it makes every client count once in the mean, whatever its number of examples.
+        perturbs: whether an honest client's upload differs from its update by noise.
         holders: parties or roles that read what `open` gives; empty if it seals nothing.
     """
 
@@ -115,6 +117,8 @@ class Defense(Plugin):
     accepts: ClassVar[frozenset[Kind]] = frozenset({Kind.PLAIN})
     emits: ClassVar[Kind | None] = None
     holders: ClassVar[frozenset[str]] = frozenset()
+    unit_weights: ClassVar[bool] = False
+    perturbs: ClassVar[bool] = False
 
     @property
     def enforcement(self) -> EnforcedBy:
