@@ -81,11 +81,11 @@ class Chart:
 
 @dataclass(frozen=True)
 class Series:
-    """Data of one line."""
+    """Data of one line; a point without a number is left out."""
 
     name: str
-    x: Sequence[float]
-    y: Sequence[float]
+    x: Sequence[float | None]
+    y: Sequence[float | None]
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -145,7 +145,7 @@ def thin(points: Sequence[tuple[float, float]], most: int = LONGEST_LINE) -> lis
 def curves(series: Sequence[Series], *, title: str, x_label: str, unit: str = "share") -> Chart:
     """A chart of curves over rounds."""
     width, height, frame = 300, 190, (44.0, 12.0, 292.0, 152.0)
-    xs = [x for s in series for x in s.x] or [0.0, 1.0]
+    xs = [x for s in series for x in s.x if x is not None] or [0.0, 1.0]
     low, high = domain([y for s in series for y in s.y])
     across = Scale(min(xs), max(xs), frame[0], frame[2])
     down = Scale(low, high, frame[3], frame[1])
@@ -191,8 +191,7 @@ def bar(value: float | None, largest: float, width: float = 90.0) -> float:
 def _lines(series: Sequence[Series], across: Scale, down: Scale, x_unit: str, y_unit: str) -> tuple[Line, ...]:
     lines = []
     for style, s in enumerate(series):
-        known = [(x, y) for x, y in zip(s.x, s.y, strict=False) if x is not None and y is not None]
-        points = thin(known)
+        points = thin(_known(s))
         drawn = " ".join(f"{across.place(x):g},{down.place(y):g}" for x, y in points)
         words = tuple((quantity(x, x_unit), quantity(y, y_unit)) for x, y in thin(points, 12))
         lines.append(Line(s.name, style, drawn, words))
@@ -201,7 +200,7 @@ def _lines(series: Sequence[Series], across: Scale, down: Scale, x_unit: str, y_
 
 def _visible(series: Series, smallest: float) -> tuple[list[float], list[float]]:
     """The part of a ROC curve that a logarithmic axis can show, entered at its left edge."""
-    points = list(zip(series.x, series.y, strict=False))
+    points = _known(series)
     inside = [(x, y) for x, y in points if x >= smallest]
     entering = [y for x, y in points if x < smallest]
     if entering:
@@ -210,7 +209,11 @@ def _visible(series: Series, smallest: float) -> tuple[list[float], list[float]]
 
 
 def _at(series: Series, rate: float) -> float:
-    return max((y for x, y in zip(series.x, series.y, strict=False) if x <= rate), default=0.0)
+    return max((y for x, y in _known(series) if x <= rate), default=0.0)
+
+
+def _known(series: Series) -> list[tuple[float, float]]:
+    return [(x, y) for x, y in zip(series.x, series.y, strict=False) if x is not None and y is not None]
 
 
 def _tick_label(value: float, unit: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from .charts import bar
 from .document import Audit, number_of, rows, table
-from .format import brief, duration, interval, pairs, points, quantity, ratio, significant, size, value_text
+from .format import MISSING, brief, duration, interval, pairs, points, quantity, ratio, significant, size, value_text
 from .overview import Anchors
 
 CLAIM_ORDER = ("epsilon", "delta", "unit", "adjacency", "sampler", "accountant")
@@ -130,7 +130,7 @@ def claims(audit: Audit) -> tuple[Claim, ...]:
         for claim in rows(entry, "claims"):
             known = [k for k in CLAIM_ORDER if k in claim]
             others = [k for k in claim if k not in (*CLAIM_ORDER, "defense")]
-            terms = tuple((k.replace("_", " "), value_text(claim[k])) for k in (*known, *others))
+            terms = tuple((k.replace("_", " "), _claim_text(k, claim[k])) for k in (*known, *others))
             made.append(Claim(stack=stack, defense=str(claim.get("defense") or ""), terms=terms))
     return tuple(made)
 
@@ -156,6 +156,12 @@ def gaps(audit: Audit, anchors: Anchors) -> tuple[Gap, ...]:
 def _cell_reason(audit: Audit, attack: str, stack: str) -> str:
     said = (str(c.get("reason") or "") for c in audit.cells(attack) if str(c.get("stack")) == stack)
     return next((reason for reason in said if reason), "")
+
+
+def _claim_text(name: str, value: Any) -> str:
+    if value is None:
+        return "no finite bound" if name == "epsilon" else MISSING
+    return value_text(value)
 
 
 def _spec(defense: Mapping[str, Any]) -> str:

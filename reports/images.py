@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image
 
 LARGEST_SIDE = 64
@@ -33,11 +34,11 @@ def is_image(shape: Sequence[int]) -> bool:
     return len(shape) == 3 and shape[0] in (1, 3)
 
 
-def png(values: Sequence[float], shape: Sequence[int], bounds: tuple[float, float]) -> bytes:
+def png(values: Sequence[float | None], shape: Sequence[int], bounds: tuple[float, float]) -> bytes:
     """A PNG of one example.
 
     Args:
-        values: ``C * H * W`` numbers, row-major.
+        values: ``C * H * W`` numbers, row-major; what is no number is drawn as the lower bound.
         shape: ``[C, H, W]`` with one or three channels.
         bounds: the values of black and white; what lies outside is drawn at the nearer one.
 
@@ -45,24 +46,20 @@ def png(values: Sequence[float], shape: Sequence[int], bounds: tuple[float, floa
         ValueError: if there are not ``C * H * W`` values.
     """
     channels, height, width = shape
-    plane = height * width
-    if len(values) != channels * plane:
-        raise ValueError(f"an exhibit of shape {list(shape)} has {channels * plane} values, found {len(values)}")
+    count = channels * height * width
+    if len(values) != count:
+        raise ValueError(f"an exhibit of shape {list(shape)} has {count} values, found {len(values)}")
     low, high = bounds
-    span = (high - low) or 1.0
-    known = (low if value is None or value != value else value for value in values)
-    levels = [round(255 * min(1.0, max(0.0, (value - low) / span))) for value in known]
-    if channels == 1:
-        image = Image.frombytes("L", (width, height), bytes(levels))
-    else:
-        mixed = bytes(levels[c * plane + k] for k in range(plane) for c in range(3))
-        image = Image.frombytes("RGB", (width, height), mixed)
+    numbers = np.array(values, dtype=np.float64)
+    shares = np.clip((np.nan_to_num(numbers, nan=low) - low) / ((high - low) or 1.0), 0.0, 1.0)
+    levels = np.round(shares * 255).astype(np.uint8).reshape(channels, height, width)
+    image = Image.fromarray(levels[0]) if channels == 1 else Image.fromarray(levels.transpose(1, 2, 0).copy())
     image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
     stream = io.BytesIO()
     image.save(stream, format="PNG", optimize=True)
     return stream.getvalue()
 
 
-def data_uri(values: Sequence[float], shape: Sequence[int], bounds: tuple[float, float]) -> str:
+def data_uri(values: Sequence[float | None], shape: Sequence[int], bounds: tuple[float, float]) -> str:
     """The PNG as a ``data:`` address."""
     return "data:image/png;base64," + base64.b64encode(png(values, shape, bounds)).decode("ascii")

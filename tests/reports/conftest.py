@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-SIDE = 28
+SIDE = 14
 TRACEBACK = (
     "Traceback (most recent call last):\n"
     '  File "fedsec/audit/run.py", line 88, in run_cell\n'
@@ -195,7 +195,7 @@ def drawing(rng: random.Random, noise: float, shape: tuple[int, int, int]) -> tu
     for c in range(channels):
         for i in range(side):
             for j in range(side):
-                ring = math.exp(-(((math.hypot(j - cx, i - cy) - r) / 1.4) ** 2))
+                ring = math.exp(-(((math.hypot(j - cx, i - cy) - r) / 1.1) ** 2))
                 line = math.exp(-((((j - cx) * math.sin(angle) - (i - cy) * math.cos(angle)) / 1.3) ** 2))
                 inside = 1.0 if math.hypot(j - cx, i - cy) < r * 1.6 else 0.0
                 value = clip01(tint[c] * max(ring, line * inside))
@@ -218,13 +218,13 @@ def metric(value: float, floor: float, ceiling: float, n: int, name: str, headli
 
 def exhibits_for(family: str, value: float, rng: random.Random, public: bool) -> dict[str, Any]:
     if family == "inversion":
-        pairs = [drawing(rng, clip01(1 - value) * (0.4 + 0.09 * k), (1, SIDE, SIDE)) for k in range(8)]
+        pairs = [drawing(rng, clip01(1 - value) * (0.4 + 0.15 * k), (1, SIDE, SIDE)) for k in range(5)]
         return {
             "gallery": {
                 "shape": [1, SIDE, SIDE],
                 "original": [p[0] for p in pairs] if public else None,
                 "reconstruction": [p[1] for p in pairs],
-                "score": [round(clip01(value + 0.02 - 0.1 * k), 3) for k in range(8)],
+                "score": [round(clip01(value + 0.02 - 0.1 * k), 3) for k in range(5)],
                 "order": "best..worst",
             }
         }
