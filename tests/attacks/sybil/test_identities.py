@@ -133,7 +133,7 @@ def test_follows_what_it_carries():
     assert adversary.carried is carried
     assert adversary.goal() == {"source": 1, "target": 2}
     assert adversary.taxonomy[: len(carried.taxonomy)] == carried.taxonomy
-    assert adversary.spec()["carries"] == {"name": "targeted-label-flip", "fraction": 0.2, "source": 1, "target": 2}
+    assert adversary.spec()["carries"] == carried.spec()
     assert {entry.framework for entry in Sybil.taxonomy} == {"nist-ai-100-2e2025", "mitre-atlas-5.6", "owasp-ml-2023"}
     shard = Examples(normal(3, 2), torch.tensor([0, 1, 2]))
     assert adversary.poison(shard, facts(), generator=generator(0)).y.tolist() == [0, 2, 2]
