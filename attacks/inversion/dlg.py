@@ -70,7 +70,7 @@ def minimise_lbfgs(
     def closure() -> Tensor:
         value = objective(leaves)
         for leaf, slope in zip(leaves, torch.autograd.grad(value.sum(), leaves), strict=True):
-            leaf.grad = slope.nan_to_num()
+            leaf.grad = slope.nan_to_num().contiguous()
         best.offer(leaves, value)
         return value.sum().detach().nan_to_num(nan=torch.finfo(value.dtype).max)
 
@@ -98,7 +98,7 @@ def minimise_adam(
     for _ in range(evaluations):
         value = objective(leaves)
         for leaf, slope in zip(leaves, torch.autograd.grad(value.sum(), leaves), strict=True):
-            leaf.grad = slope.nan_to_num()
+            leaf.grad = slope.nan_to_num().contiguous()
         best.offer(leaves, value)
         optimizer.step()
     return best.variables, best.value

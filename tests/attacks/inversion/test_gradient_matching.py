@@ -180,6 +180,13 @@ def test_deep_leakage_recovers_images_from_a_sigmoid_net(scene, networks, attack
         assert result["label_accuracy"] == 1.0
 
 
+def test_deep_leakage_reads_batches(scene, networks):
+    s = scene(ImprovedDeepLeakage.threat, networks["mlp"](), clients=3, per_client=2)
+    evidence = ImprovedDeepLeakage(restarts=2).run(s.view, s.facts, generator=generator(0))
+    assert evidence.inputs.shape == (6, 1, 8, 8)
+    assert s.judge(evidence)["identified"] >= 0.8
+
+
 def test_plain_l2_fails_on_a_clipped_update_where_scale_free_does_not(scene, networks):
     s = scene(ImprovedDeepLeakage.threat, networks["sigmoid-mlp"](), clients=4, change=clip, stack=("clip",))
     plain = ImprovedDeepLeakage(matching="l2", restarts=1).run(s.view, s.facts, generator=generator(0))
