@@ -76,14 +76,12 @@ class _WhiteBox(Attack):
         inputs = facts.test_inputs
         x, y = inputs.x[: self.examples], inputs.y[: self.examples]
         released = view.of(Topic.RELEASE)[-1].values
-        net, passes = facts.model.instance(released.to(x.device)), Passes()
+        net, passes = facts.model.instance(released), Passes()
         parts = [
-            self.perturb(net, a.to(released.dtype), b, facts.info.bounds, generator, passes)
+            self.perturb(net, a.to(released), b.to(released.device), facts.info.bounds, generator, passes)
             for a, b in zip(torch.split(x, _BATCH), torch.split(y, _BATCH), strict=True)
         ]
-        return AdversarialInputs(
-            inputs=torch.cat(parts).to(x.dtype), forwards=passes.forwards, backwards=passes.backwards
-        )
+        return AdversarialInputs(inputs=torch.cat(parts).to(x), forwards=passes.forwards, backwards=passes.backwards)
 
     @abstractmethod
     def perturb(

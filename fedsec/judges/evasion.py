@@ -43,9 +43,9 @@ class EvasionJudge(Judge):
         if evidence.inputs.shape != x.shape or not torch.isfinite(evidence.inputs).all():
             raise ValueError(f"adversarial inputs must be finite and of shape {tuple(x.shape)}")
         low, high = truth.info.bounds or (-torch.inf, torch.inf)
-        attacked = evidence.inputs.clamp(low, high)
-        outside = int(((attacked - evidence.inputs).flatten(1).abs().amax(1) > 1e-6).sum())
-        net = truth.model.instance(truth.released.to(x.device))
+        attacked = evidence.inputs.to(x).clamp(low, high)
+        outside = int(((attacked - evidence.inputs.to(x)).flatten(1).abs().amax(1) > 1e-6).sum())
+        net = truth.model.instance(truth.released)
         noisy = (x + _same_size_noise(attacked - x, truth.generator)).clamp(low, high)
         clean, misread, noise = (_misread(net, inputs, y) for inputs in (x, attacked, noisy))
         delta = (attacked - x).flatten(1)
@@ -122,11 +122,11 @@ class EvasionJudge(Judge):
 
 def _misread(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Whether each input is read as a wrong class; outputs that are not numbers are wrong."""
-    dtype = next(net.parameters()).dtype
+    place = next(net.parameters())
     wrong = []
     with torch.no_grad():
         for inputs, classes in zip(torch.split(x, _BATCH), torch.split(y, _BATCH), strict=True):
-            logits = net(inputs.to(dtype))
+            logits = net(inputs.to(place)).to(classes.device)
             wrong.append((logits.argmax(-1) != classes) | torch.isnan(logits).any(-1))
     return torch.cat(wrong)
 
@@ -141,15 +141,15 @@ def _same_size_noise(delta: Tensor, generator: torch.Generator) -> Tensor:
 
 def _without_gradient(net: nn.Module, x: Tensor, y: Tensor) -> float:
     """Share of inputs at which the cross-entropy has exactly no gradient."""
-    dtype = next(net.parameters()).dtype
+    place = next(net.parameters())
     zero = 0
     with frozen(net):
-        for inputs, classes in zip(torch.split(x, _BATCH), torch.split(y, _BATCH), strict=True):
+        for inputs, classes in zip(torch.split(x, _BATCH), torch.split(y.to(place.device), _BATCH), strict=True):
 
             def losses(leaf: Tensor, classes: Tensor = classes) -> tuple[Tensor, Tensor]:
                 logits = net(leaf)
                 return nn.functional.cross_entropy(logits, classes, reduction="none"), logits
 
-            gradient, _ = input_gradient(losses, inputs.to(dtype))
+            gradient, _ = input_gradient(losses, inputs.to(place))
             zero += int((gradient.flatten(1).abs().amax(1) == 0).sum())
     return zero / len(x)

@@ -69,8 +69,8 @@ class MembershipJudge(Judge):
         )
         false, true = roc(scores.cpu().numpy(), members.cpu().numpy())
         notes = tuple(
-            f"{outside} non-members resolve false positive rates down to {1 / outside:.2g} only; "
-            f"tpr@{rate:g} therefore allows no false positive at all."
+            f"The non-members are too few to resolve a false positive rate of {rate:.1%}: tpr@{rate:g} allows no "
+            "false positive at all."
             for rate in RATES
             if rate * outside < 1
         )

@@ -53,7 +53,6 @@ class PropertyJudge(Judge):
         rows = torch.tensor(known)
         scores, control = evidence.scores[rows], evidence.control[rows]
         false, true = roc(scores.cpu().numpy(), truths.numpy())
-        share = float(truths.float().mean())
         area = Measurement(
             name="auc",
             statistic="auc",
@@ -67,9 +66,7 @@ class PropertyJudge(Judge):
             description=f"Probability that an update from data mostly with the property {truth.property_name!r} scores "
             "higher than one from other data.",
         )
-        notes = [
-            f"{len(sources)} updates of {len(names)} senders were scored; {share:.0%} come from data with the property."
-        ]
+        notes = []
         if len(known) < count:
             notes.append(
                 f"{count - len(known)} scores were left out: the property of the data behind them is not known."

@@ -126,7 +126,7 @@ def pool(
     values = tuple(sample.value for sample in samples)
     value = float(np.mean(values))
     low, high = _hull(first.statistic, samples, value, generator, confidence)
-    floor = float(np.mean([_floor(item) for item in items]))
+    floor = _floor(items)
     ceiling = float(np.mean([item.ceiling for item in items]))
     caveats = [first.description] if first.description else []
     if not ceiling > floor:
@@ -188,13 +188,21 @@ def _sample(item: Measurement, units: Any, truths: Any, clusters: Any) -> _Sampl
     return _Sample(values, truth, group, _statistic(item.statistic, values, truth))
 
 
-def _floor(item: Measurement) -> float:
-    """Measured, fixed by theory, or the greater of both; where neither is given, chance (0 for a mean)."""
-    if item.floor_units is None:
-        chance = {"mean": 0.0, "auc": 0.5}
-        return item.floor if item.floor is not None else chance.get(item.statistic, _rate(item.statistic))
-    measured = _sample(item, item.floor_units, item.truths, None).value
-    return measured if item.floor is None else max(measured, item.floor)
+def _floor(items: Sequence[Measurement]) -> float:
+    """Mean over seeds of what is measured, but at least what theory fixes; chance (0 for a mean) without either.
+
+    The mean is taken before the comparison: the mean of maxima would lie above both.
+    """
+    given = [item.floor for item in items if item.floor is not None]
+    theory = float(np.mean(given)) if given else None
+    measured = [
+        _sample(item, item.floor_units, item.truths, None).value for item in items if item.floor_units is not None
+    ]
+    if measured:
+        return max(float(np.mean(measured)), -np.inf if theory is None else theory)
+    if theory is not None:
+        return theory
+    return 0.5 if items[0].statistic == "auc" else _rate(items[0].statistic)
 
 
 def _rate(statistic: str) -> float:

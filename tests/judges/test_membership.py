@@ -64,7 +64,7 @@ def test_what_the_sample_cannot_resolve_is_noted():
     truth = truth_of()
     notes = MembershipJudge().measure(MembershipScores(scores=torch.zeros(60)), truth).notes
     assert len(notes) == 2
-    assert "30 non-members" in notes[0]
+    assert "rate of 1.0%: tpr@0.01 allows no" in notes[0]
 
 
 def test_without_a_challenge_it_is_not_applicable():

@@ -3,12 +3,12 @@ import pickle
 
 import pytest
 import torch
-from fedsec.attacks.evasion.gradient_ascent import fgsm, pgd
-from fedsec.defenses.adversarial.pgd_training import PGDTraining
 from torch import nn
 
+from fedsec.attacks.evasion.gradient_ascent import fgsm, pgd
 from fedsec.data.embedded import Digits
 from fedsec.data.examples import Examples
+from fedsec.defenses.adversarial.pgd_training import PGDTraining
 from fedsec.federation.cohort import CohortTrainer
 from fedsec.federation.shards import Shard
 from fedsec.federation.training import LocalTraining
@@ -94,6 +94,15 @@ def test_a_mixed_loss_is_the_weighted_sum():
     mixed = PGDTraining(random_start=False, mix=0.25).local(gradient_step)(lanes, x, y)
     for a, b, c in zip(mixed, pure, gradient_step(lanes, x, y), strict=True):
         assert torch.allclose(a, 0.75 * b + 0.25 * c, atol=1e-7)
+
+
+def test_the_inner_attack_moves_no_statistics_and_no_gradients():
+    model = flat(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    lanes, (x, y) = lanes_of(model), batch(classes=3)
+    before = {name: tensor.clone() for name, tensor in lanes.statistics.items()}
+    PGDTraining(steps=3).inner(lanes, x, y)
+    assert all(torch.equal(before[name], tensor) for name, tensor in lanes.statistics.items())
+    assert all(parameter.grad is None for parameter in lanes.parameters)
 
 
 def test_it_travels_to_worker_processes():

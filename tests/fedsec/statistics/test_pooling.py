@@ -76,6 +76,15 @@ def test_auc_floor_is_measured_or_theory():
     assert pooled(measurement([1.0, 0, 1, 0], statistic="auc", truths=truths)).floor == 0.5
 
 
+def test_chance_around_a_floor_averages_out_over_seeds():
+    truths = [True, False, True, False]
+    lucky, unlucky = [1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]
+    items = [
+        measurement(lucky, statistic="auc", truths=truths, floor_units=units, floor=0.5) for units in (lucky, unlucky)
+    ]
+    assert pooled(*items).floor == 0.5
+
+
 def test_tpr_has_its_resolution():
     truths = np.arange(100) < 50
     result = pooled(measurement(np.where(truths, 1.0, 0.0), statistic="tpr@0.01", truths=truths, floor=0.01))
