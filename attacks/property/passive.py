@@ -65,7 +65,9 @@ class PassivePropertyInference(Attack):
         str, Field(description="attribute of the dataset whose value 1 is the property; empty for the first one")
     ] = ""
     first_round: Annotated[int, Field(ge=0, description="first round attacked, counted from 0")] = 0
-    rounds_used: Annotated[int, Field(ge=1, description="consecutive rounds attacked")] = 3
+    rounds_used: Annotated[
+        int, Field(ge=1, description="consecutive rounds attacked; take many where only aggregates can be read")
+    ] = 3
     shadow_updates: Annotated[
         int, Field(ge=8, description="updates simulated per round, half of them with the property; more help")
     ] = 80
