@@ -22,18 +22,18 @@ Omniscient = Annotated[
 DATA_POISONING = (
     Taxonomy(NIST, "NISTAML.013", "Data Poisoning", "exact"),
     Taxonomy(ATLAS, "AML.T0020", "Poison Training Data", "exact"),
-    Taxonomy(OWASP, "ML02:2023", "Data Poisoning Attack", "exact"),
+    Taxonomy(OWASP, "ML02", "Data Poisoning Attack", "exact"),
 )
 TARGETED_POISONING = (
     Taxonomy(NIST, "NISTAML.024", "Targeted Poisoning", "exact"),
     Taxonomy(ATLAS, "AML.T0020", "Poison Training Data", "exact"),
-    Taxonomy(OWASP, "ML02:2023", "Data Poisoning Attack", "exact"),
+    Taxonomy(OWASP, "ML02", "Data Poisoning Attack", "exact"),
 )
 MODEL_POISONING = (
     Taxonomy(NIST, "NISTAML.011", "Model Poisoning", "exact"),
     Taxonomy(ATLAS, "AML.T0018.000", "Poison AI Model", "exact"),
     Taxonomy(ATLAS, "AML.T0031", "Erode AI Model Integrity", "partial"),
-    Taxonomy(OWASP, "ML10:2023", "Model Poisoning", "exact"),
+    Taxonomy(OWASP, "ML10", "Model Poisoning", "exact"),
 )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import types
 import typing
-from typing import Annotated, Any
+from typing import Annotated, Any, Union
 
 from pydantic import BaseModel, ValidationError
 
@@ -28,8 +29,13 @@ def check_sections(draft: Draft) -> None:
     try:
         Root.model_validate(draft.raw)
     except ValidationError as error:
-        for item in error.errors(include_url=False):
-            _report(draft, item["type"], _raw_path(draft.raw, item["loc"], item["type"]))
+        found = [
+            (_raw_path(draft.raw, item["loc"], item["type"]), item["type"]) for item in error.errors(include_url=False)
+        ]
+        # Of the members of a union, the one that got furthest is what was meant.
+        for path, kind in sorted(found, key=lambda one: -len(one[0])):
+            if draft.sound(written(path)):
+                _report(draft, kind, path)
 
 
 def field_of(path: Path) -> tuple[Any, type[BaseModel]]:
@@ -42,8 +48,7 @@ def field_of(path: Path) -> tuple[Any, type[BaseModel]]:
             annotation = Annotated[info.annotation, info]
             inner = info.annotation
         elif isinstance(key, int):
-            arguments = typing.get_args(_bare(annotation))
-            annotation = inner = arguments[0] if arguments else Any
+            annotation = inner = _item_of(annotation)
         else:
             return Any, model
         if isinstance(inner, type) and issubclass(inner, BaseModel):
@@ -51,8 +56,14 @@ def field_of(path: Path) -> tuple[Any, type[BaseModel]]:
     return annotation, model
 
 
-def _bare(annotation: Any) -> Any:
-    return typing.get_args(annotation)[0] if typing.get_origin(annotation) is Annotated else annotation
+def _item_of(annotation: Any) -> Any:
+    """What a list holds; of a union, its list."""
+    if typing.get_origin(annotation) is Annotated:
+        return _item_of(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) is list:
+        return typing.get_args(annotation)[0]
+    members = typing.get_args(annotation) if typing.get_origin(annotation) in (Union, types.UnionType) else ()
+    return next((item for item in map(_item_of, members) if item is not Any), Any)
 
 
 def _raw_path(raw: Any, loc: tuple[int | str, ...], kind: str) -> Path:

@@ -21,6 +21,7 @@ MAX_BYTES = 1_000_000
 MAX_NODES = 20_000
 """After aliases are followed."""
 
+_SURROGATE = "an escape that is half a character"
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -153,7 +154,10 @@ class _Reader:
             if key_node.tag == _TAG + "merge":
                 self._refuse(key_node, path, "merge keys are not allowed; write the keys out", is_left_out=False)
                 continue
-            key = key_node.value
+            key = _whole(key_node.value)
+            if key is None:
+                self._refuse(key_node, path, _SURROGATE, is_left_out=False)
+                continue
             if key in seen:
                 self._refuse(key_node, (*path, key), f"this key stands already in line {seen[key]}", is_left_out=False)
                 continue
@@ -161,7 +165,9 @@ class _Reader:
             yield key, item, line
 
     def _scalar(self, node: ScalarNode, path: Path) -> Any:
-        tag, text = node.tag.removeprefix(_TAG), node.value
+        tag, text = node.tag.removeprefix(_TAG), _whole(node.value)
+        if text is None:
+            return self._refuse(node, path, _SURROGATE)
         try:
             match tag:
                 case "str":
@@ -184,6 +190,14 @@ class _Reader:
         self._document.problems.append(
             Problem(path=written(path), found=found, expected=expected, file=self._file, line=node.start_mark.line + 1)
         )
+
+
+def _whole(text: str) -> str | None:
+    """The text with surrogate pairs joined, as JSON escapes them; ``None`` if one of them stands alone."""
+    try:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
+        return None
 
 
 def _yaml_hint(problem: str) -> str:
