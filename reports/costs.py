@@ -9,7 +9,8 @@ from typing import Any
 from .charts import bar
 from .document import Audit, number_of, rows, table
 from .format import MISSING, brief, duration, interval, pairs, points, quantity, ratio, significant, size, value_text
-from .overview import Anchors
+from .overview import Anchors, status_words
+from .severity import measured
 
 CLAIM_ORDER = ("epsilon", "delta", "unit", "adjacency", "sampler", "accountant")
 LONGEST_REASON = 4000
@@ -142,9 +143,9 @@ def gaps(audit: Audit, anchors: Anchors) -> tuple[Gap, ...]:
     for attack in audit.attacks:
         for stack in audit.stacks:
             finding = audit.finding(attack, stack)
-            status = str(finding.get("status"))
-            if status == "measured":
+            if measured(finding):
                 continue
+            status = status_words(finding)
             reason = str(finding.get("reason") or _cell_reason(audit, attack, stack) or "no reason was recorded")
             first, many = brief(reason)
             detail = reason[-LONGEST_REASON:] if many or len(reason) > len(first) else ""

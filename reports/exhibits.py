@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from .images import Budget, data_uri, is_image
 
 MOST_FEATURES = 16
 """Values shown of an example that is no image."""
+NO_ROOM = "Left out to keep this page small; the pixels are in audit.json."
+BROKEN = "Cannot be drawn: the values in audit.json do not fit the shape that it gives."
 PLACES = {1: ("best",), 2: ("best", "worst")}
 
 
@@ -30,13 +33,13 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """The pairs of one stack; ``left_out`` if the page had no room for them."""
+    """The pairs of one stack; ``left_out`` says why there are none."""
 
     stack: str
     count: int
     pairs: tuple[Pair, ...]
     picture: bool
-    left_out: bool
+    left_out: str
 
 
 def galleries(audit: Audit, attacks: Sequence[str], budget: Budget) -> dict[str, tuple[Gallery, ...]]:
@@ -83,12 +86,15 @@ def _gallery(stack: str, exhibit: Mapping[str, Any], bounds: tuple[float, float]
     scores = exhibit.get("score") or []
     picture = is_image(shape)
     pairs: list[Pair] = []
+    count = math.prod(shape)
+    if any(len(row) != count for row in (*rebuilt, *(originals or ()))):
+        return Gallery(stack=stack, count=len(rebuilt), pairs=(), picture=picture, left_out=BROKEN)
     for index, place in places(len(rebuilt)):
         original = originals[index] if originals is not None and index < len(originals) else None
         shown = data_uri(rebuilt[index], shape, bounds) if picture else ""
         truth = data_uri(original, shape, bounds) if picture and original is not None else ""
         if not budget.take(len(shown) + len(truth)):
-            return Gallery(stack=stack, count=len(rebuilt), pairs=(), picture=picture, left_out=True)
+            return Gallery(stack=stack, count=len(rebuilt), pairs=(), picture=picture, left_out=NO_ROOM)
         score = scores[index] if index < len(scores) else None
         pairs.append(
             Pair(
@@ -101,7 +107,7 @@ def _gallery(stack: str, exhibit: Mapping[str, Any], bounds: tuple[float, float]
                 withheld=original is None,
             )
         )
-    return Gallery(stack=stack, count=len(rebuilt), pairs=tuple(pairs), picture=picture, left_out=False)
+    return Gallery(stack=stack, count=len(rebuilt), pairs=tuple(pairs), picture=picture, left_out="")
 
 
 def _bounds(audit: Audit, exhibit: Mapping[str, Any]) -> tuple[float, float]:

@@ -9,23 +9,25 @@ from typing import Any
 from .charts import Chart, Scale, Series, Strip, Tick, axis, curves, domain, roc, strip
 from .document import Audit, headline, number_of, rows, table, texts
 from .exhibits import Gallery, galleries
-from .format import brief, flow, interval, pairs, points, quantity
+from .format import among, brief, flow, interval, pairs, points, quantity
 from .images import Budget
 from .ledger import Ledger, ledgers
-from .overview import Anchors, Cell, make_cell, price
+from .overview import Anchors, Cell, make_cell, price, status_words
 from .severity import (
     STATUSES,
     advantage,
     badness,
     category_of,
     control_failed,
+    measured,
     needs_adaptive_caveat,
     rank,
+    settled,
 )
 
 STRIP = (8.0, 272.0)
 MOST_CURVES = 12
-"""Small charts of one attack; more stacks than this are reached through the table only."""
+"""Small charts of one attack; the curves of further stacks are in the result file only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,7 @@ class Section:
     galleries: tuple[Gallery, ...]
     roc: Chart | None
     curves: tuple[tuple[str, Chart], ...]
+    curves_left_out: int
     helps: tuple[str, ...]
     caveats: tuple[str, ...]
     taxonomy: tuple[Mapping[str, Any], ...]
@@ -73,23 +76,23 @@ class Section:
     line: str
 
 
-def sections(audit: Audit, anchors: Anchors, budget: Budget) -> tuple[Section, ...]:
+def sections(audit: Audit, anchors: Anchors, budget: Budget, most_curves: int = MOST_CURVES) -> tuple[Section, ...]:
     """The sections of all attacks, worst first; the undefended galleries take from the budget before the rest."""
     order = sorted(audit.attacks, key=lambda a: min((badness(audit.finding(a, s)) for s in audit.stacks), default=()))
     shown = galleries(audit, order, budget)
-    return tuple(_section(audit, anchors, attack, shown.get(attack, ())) for attack in order)
+    return tuple(_section(audit, anchors, attack, shown.get(attack, ()), most_curves) for attack in order)
 
 
-def _section(audit: Audit, anchors: Anchors, attack: str, shown: tuple[Gallery, ...]) -> Section:
+def _section(audit: Audit, anchors: Anchors, attack: str, shown: tuple[Gallery, ...], most_curves: int) -> Section:
     entry = audit.attacks[attack]
     found = {stack: audit.finding(attack, stack) for stack in audit.stacks}
-    measured = [stack for stack in found if found[stack].get("status") == "measured"]
     name, metric = next(((n, m) for f in found.values() for n, m in [headline(f)] if n), ("", {}))
     unit = str(metric.get("unit") or "")
     scale = _scale(found, *STRIP)
-    worst = min(measured, key=lambda s: badness(found[s]), default=None)
+    worst = min((s for s in found if measured(found[s])), key=lambda s: badness(found[s]), default=None)
     taxonomy = {(t.get("framework"), t.get("id")): t for f in (entry, *found.values()) for t in rows(f, "taxonomy")}
     paper = table(entry, "paper")
+    charts = _curves(attack, found)
     return Section(
         label=attack,
         anchor=anchors.attack(attack),
@@ -105,7 +108,8 @@ def _section(audit: Audit, anchors: Anchors, attack: str, shown: tuple[Gallery, 
         ledgers=ledgers(audit, attack),
         galleries=shown,
         roc=_roc(audit, attack, found),
-        curves=_curves(attack, found),
+        curves=charts[:most_curves],
+        curves_left_out=len(charts[most_curves:]),
         helps=_helps(audit, attack, found),
         caveats=_caveats(audit, attack, found),
         taxonomy=tuple(t for t in taxonomy.values() if t.get("id") and t.get("strength") != "none"),
@@ -150,12 +154,12 @@ def _evidence(audit: Audit, anchors: Anchors, attack: str, stack: str, scale: Sc
         stack=stack,
         stack_anchor=anchors.stack(stack),
         cell=make_cell(audit, anchors, attack, stack),
-        strip=strip(scale, value, low, high, floor, ceiling, unit) if value is not None else None,
+        strip=strip(scale, value, low, high, floor, ceiling, unit) if measured(finding) and value is not None else None,
         advantage=_ranged(metric, "share", "advantage"),
         n=str(metric["n"]) if metric.get("n") is not None else "",
         seeds=tuple((seed, quantity(v, unit)) for seed, v in table(finding, "by_seed").items()),
         accuracy=_ranged(accuracy, in_unit),
-        drop=points(number_of(drop, "value"), in_unit) if number_of(drop, "value") is not None else "",
+        drop=_drop(number_of(drop, "value"), number_of(table(utility, "honest_accuracy"), "value"), in_unit),
         others=tuple((n.replace("_", " "), _metric_text(m), str(m.get("description") or "")) for n, m in others),
         reason=reason,
         has_detail=has_detail,
@@ -170,6 +174,13 @@ def _ranged(metric: Mapping[str, Any], unit: str, prefix: str = "") -> str:
         return ""
     span = interval(low, high, unit)
     return quantity(value, unit) + (f" ({span})" if span else "")
+
+
+def _drop(drop: float | None, honest: float | None, unit: str) -> str:
+    """What the attack itself took from the accuracy; nothing to say where it only reads."""
+    if not drop:
+        return ""
+    return points(drop, unit) + (f" from {quantity(honest, unit)}" if honest is not None else "")
 
 
 def _metric_text(metric: Mapping[str, Any]) -> str:
@@ -202,7 +213,7 @@ def _curves(attack: str, found: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[
         if series:
             unit = "share" if all(0 <= y <= 1 for s in series for y in s.y if y is not None) else ""
             charts.append((stack, curves(series, title=f"{attack} on {stack}", x_label="round", unit=unit)))
-    return tuple(charts[:MOST_CURVES])
+    return tuple(charts)
 
 
 def _helps(audit: Audit, attack: str, found: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
@@ -262,14 +273,14 @@ def _caveats(audit: Audit, attack: str, found: Mapping[str, Mapping[str, Any]]) 
     if naive:
         said.append(
             "‡ Not adaptive: this attack does not use its knowledge of the defense; one that does may do better "
-            f"(on {', '.join(naive)})."
+            f"(on {among(naive, audit.stacks)})."
         )
-    missing = [f"{s} ({f['status']})" for s, f in found.items() if f.get("status") in ("error", "not run")]
+    missing = [f"{s} ({status_words(f)})" for s, f in found.items() if not settled(f)]
     if missing:
         said.append(f"No result on {', '.join(missing)}.")
     notes: dict[str, list[str]] = {}
     for stack, finding in found.items():
         for note in texts(finding, "notes"):
             notes.setdefault(note, []).append(stack)
-    said += [n if len(on) == len(found) else f"{n} (on {', '.join(on)})" for n, on in notes.items()]
+    said += [n if len(on) == len(found) else f"{n} (on {among(on, audit.stacks)})" for n, on in notes.items()]
     return tuple(said)

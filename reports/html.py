@@ -13,11 +13,12 @@ from jinja2 import ChainableUndefined, Environment, PackageLoader
 
 from . import costs, exhibits, findings, format, ledger, overview
 from .document import Audit, read, rows, table, texts
+from .findings import MOST_CURVES
 from .images import Budget
 from .severity import CATEGORIES, LETTERS, SEVERITIES, STATUSES
 
 LARGEST_PAGE = 2_000_000
-"""Bytes; a page that would be larger is made again with fewer images."""
+"""Bytes; a page that would be larger is made again with fewer images, and if need be with fewer charts."""
 IMAGES = 1_100_000
 """Bytes that images may take before anything is known about the rest of the page."""
 LONGEST_CONFIG = 60_000
@@ -36,12 +37,14 @@ def render(document: Mapping[str, Any]) -> str:
         DataError: if the document is of another schema.
     """
     audit = read(document)
-    page = _page(audit, IMAGES)
+    page = _page(audit, IMAGES, MOST_CURVES)
     excess = len(page.encode()) - LARGEST_PAGE
-    return _page(audit, max(0, IMAGES - excess - 10_000)) if excess > 0 else page
+    if excess > 0:
+        page = _page(audit, max(0, IMAGES - excess - 10_000), MOST_CURVES)
+    return page if len(page.encode()) <= LARGEST_PAGE else _page(audit, 0, 1)
 
 
-def _page(audit: Audit, image_bytes: int) -> str:
+def _page(audit: Audit, image_bytes: int, most_curves: int) -> str:
     budget = Budget(image_bytes)
     anchors = overview.Anchors(audit)
     style = resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
@@ -63,7 +66,7 @@ def _page(audit: Audit, image_bytes: int) -> str:
             facts=_facts(federation, table(audit.raw, "environment")),
             cards=overview.cards(audit, anchors),
             matrix=overview.matrix(audit, anchors),
-            sections=findings.sections(audit, anchors, budget),
+            sections=findings.sections(audit, anchors, budget, most_curves),
             costs=costs.costs(audit, anchors),
             dearest=costs.dearest(audit, anchors),
             claims=costs.claims(audit),

@@ -11,14 +11,16 @@ from .format import interval, plain, points, quantity, ratio
 from .severity import (
     CATEGORIES,
     LETTERS,
-    SPEAKS,
+    STATUSES,
     UNPROVEN,
     advantage,
     badness,
     category_of,
     control_failed,
+    measured,
     needs_adaptive_caveat,
     rank,
+    settled,
     unproven,
 )
 
@@ -109,16 +111,21 @@ class Anchors:
 def make_cell(audit: Audit, anchors: Anchors, attack: str, stack: str) -> Cell:
     """What the matrix shows of a pair."""
     finding = audit.finding(attack, stack)
-    status = str(finding.get("status"))
     anchor = anchors.pair(attack, stack)
-    if status != "measured":
+    if not measured(finding):
+        status = status_words(finding)
         return Cell(
-            style=status.replace(" ", "-"), letter="", value=status, span="", anchor=anchor, marks="",
+            style=status.replace(" ", "-") if status in STATUSES else "error",
+            letter="",
+            value=status,
+            span="",
             words=f"{attack} on {stack}: {status}",
-        )  # fmt: skip
+            anchor=anchor,
+            marks="",
+        )
     name, metric = headline(finding)
     unit = str(metric.get("unit") or "")
-    severity = str(finding.get("severity") or "none")
+    severity = str(finding["severity"])
     value = number_of(metric, "value")
     low, high = number_of(metric, "low"), number_of(metric, "high")
     no_proof = unproven(audit, attack, stack)
@@ -128,13 +135,19 @@ def make_cell(audit: Audit, anchors: Anchors, attack: str, stack: str) -> Cell:
     words += ", no evidence: the attack failed on its control" if no_proof else ""
     return Cell(
         style=UNPROVEN if no_proof else severity,
-        letter=LETTERS.get(severity, "?"),
+        letter=LETTERS[severity],
         value=quantity(value, unit),
         span=interval(low, high, unit).removesuffix("%"),
         words=words,
         anchor=anchor,
         marks=("†" if no_proof else "") + ("‡" if caveat else ""),
     )
+
+
+def status_words(finding: Mapping[str, Any]) -> str:
+    """The status of a finding without a number; one that claims to be measured and has none says so."""
+    status = str(finding.get("status"))
+    return "no number" if status == "measured" else status
 
 
 def matrix(audit: Audit, anchors: Anchors) -> tuple[Group, ...]:
@@ -192,7 +205,7 @@ def _card(audit: Audit, anchors: Anchors, category: str, attacks: Sequence[str])
         remark = "No attack of this kind was part of the audit: nothing is known."
         return Card(category=category, about=about, undefended=None, best=None, remarks=(remark,))
     remarks = []
-    missing = sum(audit.finding(a, s).get("status") not in SPEAKS for a in attacks for s in audit.stacks)
+    missing = sum(not settled(audit.finding(a, s)) for a in attacks for s in audit.stacks)
     if missing:
         remarks.append(f"{missing} of {len(attacks) * len(audit.stacks)} cells have no result.")
     weak = [a for a in attacks if control_failed(audit, a)]
@@ -212,7 +225,7 @@ def _card(audit: Audit, anchors: Anchors, category: str, attacks: Sequence[str])
 
 
 def _complete(audit: Audit, attacks: Sequence[str], stack: str) -> bool:
-    return all(audit.finding(a, stack).get("status") in SPEAKS for a in attacks)
+    return all(settled(audit.finding(a, stack)) for a in attacks)
 
 
 def _worst(audit: Audit, attacks: Sequence[str], stack: str) -> str | None:

@@ -20,7 +20,7 @@ CATEGORIES = {
     "Integrity": "what controlled clients can do to the shared model",
     "Evasion robustness": "what changed inputs can do to the released model",
 }
-SPEAKS = ("measured", "blocked", "not applicable")
+SETTLED = ("blocked", "not applicable")
 UNPROVEN = "unproven"
 
 
@@ -49,16 +49,28 @@ def control_failed(audit: Audit, attack: str) -> bool:
 def unproven(audit: Audit, attack: str, stack: str) -> bool:
     """Whether a harmless-looking number is no evidence: the attack failed on its control and here too."""
     finding = audit.finding(attack, stack)
-    harmless = finding.get("status") == "measured" and rank(finding.get("severity")) >= rank("low")
+    harmless = measured(finding) and rank(finding.get("severity")) >= rank("low")
     return harmless and control_failed(audit, attack)
 
 
 def needs_adaptive_caveat(audit: Audit, attack: str, stack: str) -> bool:
     """Whether a defense looks good here only against an attack that does not know it."""
     finding = audit.finding(attack, stack)
-    if stack == audit.baseline or finding.get("status") != "measured":
+    if stack == audit.baseline or not measured(finding):
         return False
     return finding.get("adaptive") is False and rank(finding.get("severity")) > rank("critical")
+
+
+def measured(finding: Mapping[str, Any]) -> bool:
+    """Whether there is a headline number with a severity; a finding that only says so does not count."""
+    _, metric = headline(finding)
+    known = finding.get("severity") in SEVERITIES and number_of(metric, "value") is not None
+    return finding.get("status") == "measured" and known
+
+
+def settled(finding: Mapping[str, Any]) -> bool:
+    """Whether nothing is left open: measured, blocked or not applicable."""
+    return finding.get("status") in SETTLED or measured(finding)
 
 
 def advantage(finding: Mapping[str, Any]) -> tuple[float, float, float] | None:
@@ -67,7 +79,7 @@ def advantage(finding: Mapping[str, Any]) -> tuple[float, float, float] | None:
         return 0.0, 0.0, 0.0
     _, metric = headline(finding)
     value = number_of(metric, "advantage")
-    if finding.get("status") != "measured" or value is None:
+    if not measured(finding) or value is None:
         return None
     low, high = number_of(metric, "advantage_low"), number_of(metric, "advantage_high")
     return value, value if low is None else low, value if high is None else high

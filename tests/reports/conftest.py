@@ -297,15 +297,18 @@ def make_finding(row: tuple[Any, ...], stack: str, index: int, public: bool) -> 
                                   "floor": 11.2, "ceiling": 40.0, "unit": "dB",
                                   "description": "peak signal-to-noise ratio of a matched reconstruction"}  # fmt: skip
     accuracy = utility_of(stack)
+    lost = min(value, 0.9) * accuracy["accuracy"]["value"] if name == "accuracy_lost" else 0.0
+    attacked = {k: round(max(0.0, v - lost), 4) if k in ("value", "low", "high") else v
+                for k, v in accuracy["accuracy"].items()}  # fmt: skip
     if family == "membership":
         finding["notes"] = ["With 1000 candidates no false-positive rate below 0.2% can be resolved."]
     return finding | {
         "severity": band(metrics[name]["advantage_high"]),
         "metrics": metrics,
         "utility": {
-            "accuracy": accuracy["accuracy"],
+            "accuracy": attacked,
             "honest_accuracy": accuracy["accuracy"],
-            "drop": {"value": accuracy["accuracy_drop"], "low": None, "high": None, "n": 3},
+            "drop": {"value": round(lost, 4), "low": None, "high": None, "n": 3},
         },
         "cost": {
             "seconds_per_round": accuracy["seconds_per_round"],

@@ -225,6 +225,23 @@ def test_a_finding_without_an_optional_part_is_survived(document: dict[str, Any]
     assert Page(render(document)).open == []
 
 
+@pytest.mark.parametrize("change", [{"severity": None}, {"severity": "fine"}, {"metrics": {}}, {"status": "passed"}])
+def test_a_finding_that_cannot_be_judged_is_never_shown_as_harmless(
+    document: dict[str, Any], change: dict[str, Any]
+) -> None:
+    finding = next(f for f in document["findings"] if (f["attack"], f["stack"]) == ("dlg", "dp-local"))
+    finding.update(change)
+    page = Page(render(document))
+    (cell,) = [c for c in page.all("a") if (c.get("aria-label") or "").startswith("dlg on dp-local")]
+    assert cell["aria-label"] == f"dlg on dp-local: {change.get('status', 'no number')}"
+    assert "3 of 50 cells have no result." in page.words()
+
+
+def test_a_gallery_that_does_not_fit_its_shape_says_so(document: dict[str, Any]) -> None:
+    document["findings"][0]["exhibits"]["gallery"]["shape"] = [1, 3, 3]
+    assert "Cannot be drawn" in Page(render(document)).words()
+
+
 def test_numbers_that_are_null_are_survived(document: dict[str, Any]) -> None:
     for finding in document["findings"]:
         for metric in finding["metrics"].values():
