@@ -142,7 +142,7 @@ class L2Matching(Inversion):
     Differs from the papers: a line search (their plain L-BFGS diverges on many starts), restarts judged by the
     gradient match, and a batch is optimised jointly, not one example after another. The update of several local steps
     is matched as one gradient (the cheap surrogate of `victims.surrogate_gradient`). Coordinates cut off by clipping
-    are left out, and layers clipped one by one are matched one by one (`observed`).
+    are matched up to the cut, and layers clipped one by one are matched one by one (`observed`).
     """
 
     restarts: Annotated[int, Field(ge=1, description="Starting points per victim; the best gradient match wins")] = 4
@@ -218,7 +218,7 @@ class L2Matching(Inversion):
                 targets[lane],
                 None if fixed is None else fixed[lane],
                 distance,
-                observe(updates[lane], layer_spans(facts.model)),
+                observe(updates[lane], targets[lane], layer_spans(facts.model)),
             )
             parts.append(self.minimise(goal, [variable[lane] for variable in variables]))
         value = torch.cat([part[1] for part in parts]).view(many, self.restarts)

@@ -106,7 +106,7 @@ def invert(
 class InvertingGradients(Inversion):
     """Geiping et al. 2020. Scale-free, so clipping by norm alone is no defense.
 
-    Coordinates cut off by clipping by value are left out of the match, and layers clipped one by one are matched one by
+    Coordinates cut off by clipping by value are matched up to the cut, and layers clipped one by one are matched one by
     one (`observed`).
 
     Labels come from the gradient (`fedsec.attacks.inversion.labels`), never from the truth. Victims with equally
@@ -162,7 +162,7 @@ class InvertingGradients(Inversion):
                 targets[lanes],
                 soft[lanes],
                 x[lanes],
-                observed=observe(updates[lanes], layer_spans(facts.model)),
+                observed=observe(updates[lanes], targets[lanes], layer_spans(facts.model)),
                 bounds=bounds,
                 iterations=self.iterations,
                 learning_rate=self.learning_rate,

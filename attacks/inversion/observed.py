@@ -21,19 +21,23 @@ class Observation:
     """A map to apply to dummy gradients and targets alike, before they are compared.
 
     Attributes:
-        keep: ``(l, p)`` bool, coordinates that were not cut off.
+        targets: ``(l, p)`` gradients as they were seen.
+        cut: ``(l, p)`` bool, coordinates that were cut off: the true one lies beyond, on the same side.
         rescaled: ``(l,)`` bool, lanes whose layers were scaled one by one.
         spans: coordinates of each layer.
     """
 
-    keep: Tensor
+    targets: Tensor
+    cut: Tensor
     rescaled: Tensor
     spans: tuple[slice, ...]
 
     def __call__(self, gradients: Tensor) -> Tensor:
-        """``(l, p)`` to ``(l, p)``: cut coordinates set to 0; where layers were rescaled, each at unit norm."""
-        if not bool(self.keep.all()):
-            gradients = gradients * self.keep
+        """``(l, p)`` to ``(l, p)``: cut where the target was; where layers were rescaled, each at unit norm."""
+        if bool(self.cut.any()):
+            side = self.targets.sign()
+            within = side * torch.minimum(side * gradients, self.targets.abs())
+            gradients = torch.where(self.cut, within, gradients)
         if not bool(self.rescaled.any()):
             return gradients
         units = []
@@ -63,11 +67,12 @@ def layers_rescaled(updates: Tensor, spans: Sequence[slice]) -> Tensor:
     return same.any(1)
 
 
-def observe(updates: Tensor, spans: Sequence[slice]) -> Observation:
+def observe(updates: Tensor, targets: Tensor, spans: Sequence[slice]) -> Observation:
     """What can be matched of each update.
 
     Args:
         updates: ``(l, p)`` as they were seen.
+        targets: ``(l, p)`` the gradients made of them.
         spans: coordinates of each layer, which cover ``p`` in order.
     """
-    return Observation(~saturated(updates), layers_rescaled(updates, spans), tuple(spans))
+    return Observation(targets, saturated(updates), layers_rescaled(updates, spans), tuple(spans))

@@ -44,7 +44,7 @@ class Victim:
 
 
 def examples_behind(event: Seen) -> int:
-    """Examples behind an update: what the event says, else its weight."""
+    """Examples behind an update: what the event says, else its weight (1 where a stage hides the numbers)."""
     return max(1, dict(event.about).get("examples", round(event.weight)))
 
 

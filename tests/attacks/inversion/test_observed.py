@@ -30,11 +30,12 @@ def test_what_is_observed_is_blind_to_what_clipping_did():
     update = torch.randn(1, 4810, generator=generator(1))
     factors = [1 / update[:, span].norm() for span in LAYERS]
     clipped = torch.cat([update[:, span] * f for span, f in zip(LAYERS, factors, strict=True)], 1)
-    seen = observe(clipped, LAYERS)
+    seen = observe(clipped, clipped, LAYERS)
     assert torch.allclose(seen(update), seen(clipped), atol=1e-6)
-    by_value = update.clamp(-2, 2)
-    seen = observe(by_value, LAYERS)
-    assert torch.equal(seen(update), seen(by_value))
+    clipped = update.clamp(-2, 2)
+    seen = observe(clipped, -clipped, LAYERS)
+    assert torch.equal(seen(-update), -clipped)
+    assert torch.equal(seen(-clipped), -clipped)
 
 
 def by_layer(update):
