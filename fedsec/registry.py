@@ -68,12 +68,6 @@ def _all_points() -> tuple[EntryPoint, ...]:
     return tuple(point for group in GROUPS for point in entry_points(group=f"fedsec.{group}"))
 
 
-def refresh() -> None:
-    """Forget what was found: the next call looks at what is installed again."""
-    _all_points.cache_clear()
-    declaration.cache_clear()
-
-
 def names(group: str) -> tuple[str, ...]:
     """Names of a group's plugins, sorted."""
     return tuple(_points(group))
@@ -221,4 +215,4 @@ def _row(group: str, name: str, points: tuple[EntryPoint, ...]) -> Row:
     return Row(name, found.summary, found.family, owners)
 
 
-__all__ = ["BASES", "GROUPS", "Row", "closest", "declaration", "get", "module_of", "names", "nested", "refresh", "rows"]
+__all__ = ["BASES", "GROUPS", "Row", "closest", "declaration", "get", "module_of", "names", "nested", "rows"]

@@ -62,3 +62,14 @@ def test_missing_module_is_unreadable() -> None:
     with pytest.raises(Unreadable, match="no module"):
         path_of("fedsec.attacks.nothing.here")
     assert path_of("fedsec.attacks.inversion").name == "__init__.py"
+
+
+def test_enumerations_are_read_as_their_values() -> None:
+    from fedsec.declaration import _source_annotation, for_pydantic
+    from fedsec.parameters import expected_text
+    from fedsec.protocol.stage import EnforcedBy
+
+    source = _source_annotation(resolve("fedsec.protocol.stage", "EnforcedBy"))
+    assert (
+        expected_text(source) == expected_text(for_pydantic(EnforcedBy)) == "expected one of client | server | format"
+    )

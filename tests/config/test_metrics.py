@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from fedsec import registry
+from fedsec.config.metrics import metrics_of
+
+
+@pytest.mark.parametrize("judge", registry.names("judges"))
+def test_every_judge_of_fedsec_is_read(judge: str) -> None:
+    found = metrics_of(judge)
+    assert found.names
+    assert not found.may_have("no_such_measurement_at_all")
+
+
+def test_names_that_are_computed_are_let_through() -> None:
+    found = metrics_of("membership")
+    assert found.may_have("auc")
+    assert found.may_have("tpr@0.01")
+    assert metrics_of("reconstruction").may_have("psnr")
+
+
+def test_an_unknown_judge_may_measure_anything() -> None:
+    assert metrics_of("nobody").may_have("x")
+
+
+def test_names_are_those_in_the_source() -> None:
+    from fedsec.source_text import path_of
+
+    tree = ast.parse(path_of("fedsec.judges.evasion").read_text())
+    said = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    assert metrics_of("evasion").names <= said
