@@ -96,6 +96,10 @@ class TargetedLabelFlip(Adversary):
     fraction: Fraction = 0.2
     source: Annotated[int, Field(ge=0, description="Code of the class that shall be misread")] = 1
     target: Annotated[int, Field(ge=0, description="Code of the class that it shall be taken for")] = 0
+    only_source: Annotated[
+        bool,
+        Field(description="Train on examples of the source class alone, repeated to the shard's size (FoolsGold's attackers)"),
+    ] = False
 
     name: ClassVar[str] = "targeted-label-flip"
     summary: ClassVar[str] = "Trains the controlled clients to take one class for another"
@@ -113,7 +117,9 @@ class TargetedLabelFlip(Adversary):
             raise ValueError(f"source and target must differ, both are {self.source}")
 
     def poison(self, shard: Examples, facts: PublicFacts, *, generator: torch.Generator) -> Examples:
-        """The shard with ``source`` relabelled as ``target``.
+        """The shard with ``source`` relabelled as ``target``; with ``only_source`` nothing else is left in it.
+
+        A client that holds none of the source class keeps its shard as it is.
 
         Raises:
             ConfigurationError: the task has no classes, or not these.
@@ -131,6 +137,9 @@ class TargetedLabelFlip(Adversary):
                         )
                     ]
                 )
+        held = (shard.y == self.source).nonzero().flatten()
+        if self.only_source and len(held):
+            shard = shard.take(held[torch.randint(len(held), (len(shard),), generator=generator)])
         relabelled = retarget_labels(shard.y, source=self.source, target=self.target)
         return Examples(shard.x, relabelled, shard.attributes)
 

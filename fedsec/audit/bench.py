@@ -186,6 +186,7 @@ def _outcome(document: dict[str, Any], tensors: dict[str, Tensor]) -> Outcome:
         accuracy=tuple(document["accuracy"]),
         rounds=tuple(document["rounds"]),
         detected=tuple((int(a), int(b)) for a, b in document["detected"]) if any(map(sum, present)) else (),
+        present=tuple((int(a), int(b)) for a, b in present),
     )
 
 

@@ -194,11 +194,13 @@ class Federation:
         ours = [c for c in ours if len(shards[c])]
         reach = dict(zip(answered.tolist(), effort.tolist(), strict=True))
         chunks = self._uploads(number, ours, theirs, shards, reach, honest, controlled)
+        nobody = Plain(self.model.new_zeros(0, self.model.numel()), torch.zeros(0, dtype=torch.float64))
+        cohort = Cohort(chunks, nobody=nobody)
         if stages.rule is None:
-            aggregate = mean(Cohort(chunks), size=setup.model.layout.size, like=self.model)
+            aggregate = mean(cohort, size=setup.model.layout.size, like=self.model)
         else:
             context = stages.rule_context(number, tuple(ours) + tuple(theirs))
-            aggregate = stages.rule.aggregate(Cohort(chunks), context)
+            aggregate = stages.rule.aggregate(cohort, context)
             stages.note_rule(context)
         self._apply(number, aggregate, shards)
 

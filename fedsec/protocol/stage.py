@@ -80,18 +80,25 @@ class RoundContext:
 class Cohort:
     """The uploads of one round as the server has them: streamed in chunks, or one matrix if a rule needs it."""
 
-    def __init__(self, chunks: Iterable[tuple[tuple[int, ...], Payload]]) -> None:
+    def __init__(self, chunks: Iterable[tuple[tuple[int, ...], Payload]], *, nobody: Plain) -> None:
+        """Take the uploads.
+
+        Args:
+            chunks: ``(clients, payload)`` each.
+            nobody: the payload of no client, ``(0, d)``: gives size and dtype of a round in which nobody answered.
+        """
         self._chunks = iter(chunks)
+        self._nobody = nobody
 
     def chunks(self) -> Iterator[tuple[tuple[int, ...], Payload]]:
         """``(clients, payload)`` chunk by chunk; can be read once."""
         return self._chunks
 
     def matrix(self) -> tuple[tuple[int, ...], Plain]:
-        """Identities and the whole round as one ``(n, d)`` matrix (memory ``4 n d`` bytes)."""
+        """Identities and the whole round as one ``(n, d)`` matrix (memory ``4 n d`` bytes), ``(0, d)`` if nobody answered."""
         clients: list[int] = []
-        values: list[Tensor] = []
-        weights: list[Tensor] = []
+        values = [self._nobody.values]
+        weights = [self._nobody.weights]
         for ids, payload in self._chunks:
             if not isinstance(payload, Plain):
                 raise TypeError(f"a {payload.kind} cohort has no matrix; the planner refuses such stacks")
