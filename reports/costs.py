@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .charts import bar
-from .document import Audit, number_of, rows, table
+from .document import Audit, drop_of, number_of, rows, score_of, table
 from .format import MISSING, brief, duration, interval, pairs, points, quantity, ratio, significant, size, value_text
 from .overview import Anchors, status_words
 from .severity import measured
@@ -36,6 +36,7 @@ class StackCost:
     status: str
     accuracy: Meter
     drop: str
+    drop_span: str
     loss: str
     upload: Meter
     download: str
@@ -77,9 +78,9 @@ _BARS = ("upload_bytes_per_client_round", "seconds_per_round")
 
 def _cost(audit: Audit, anchors: Anchors, stack: str, largest: Mapping[str, float]) -> StackCost:
     entry, used = audit.stacks[stack], audit.utilities.get(stack, {})
-    accuracy = table(used, "accuracy")
-    unit = str(accuracy.get("unit", "share"))
+    name, accuracy, unit = score_of(used)
     value = number_of(accuracy, "value")
+    lost = table(used, "accuracy_drop")
     upload, seconds = (number_of(used, key) for key in _BARS)
     return StackCost(
         stack=stack,
@@ -87,11 +88,12 @@ def _cost(audit: Audit, anchors: Anchors, stack: str, largest: Mapping[str, floa
         defenses=tuple(rows(entry, "defenses")),
         status=str(entry.get("status") or ""),
         accuracy=Meter(
-            text=quantity(value, unit),
+            text=quantity(value, unit) if name == "accuracy" else f"{name} {quantity(value, unit)}",
             more=interval(number_of(accuracy, "low"), number_of(accuracy, "high"), unit),
             length=bar(value, 1.0) if unit == "share" else 0.0,
         ),
-        drop=points(number_of(used, "accuracy_drop"), unit),
+        drop=points(drop_of(used), unit),
+        drop_span=_loss_span(number_of(lost, "low"), number_of(lost, "high"), unit),
         loss=significant(number_of(used, "loss")),
         upload=Meter(text=size(upload), more=_factor(used, "ratio_upload"), length=bar(upload, largest[_BARS[0]])),
         download=size(number_of(used, "download_bytes_per_client_round")),
@@ -106,10 +108,11 @@ def _cost(audit: Audit, anchors: Anchors, stack: str, largest: Mapping[str, floa
 def dearest(audit: Audit, anchors: Anchors) -> tuple[tuple[str, str, str, str], ...]:
     """The highest price among the stacks in accuracy, bytes and time: ``(name, text, stack, anchor)`` each."""
     defended = {s: audit.utilities[s] for s in audit.stacks if s != audit.baseline and s in audit.utilities}
-    units = {s: str(table(used, "accuracy").get("unit", "share")) for s, used in defended.items()}
+    units = {s: score_of(used)[2] for s, used in defended.items()}
     made = []
     for name, key in _PRICES:
-        known = {s: v for s, used in defended.items() if (v := number_of(used, key)) is not None}
+        numbers = {s: drop_of(used) if key == "accuracy_drop" else number_of(used, key) for s, used in defended.items()}
+        known = {s: v for s, v in numbers.items() if v is not None}
         if known:
             top = max(known, key=lambda s: known[s])
             text = points(known[top], units[top]) if key == "accuracy_drop" else ratio(known[top])
@@ -157,6 +160,13 @@ def gaps(audit: Audit, anchors: Anchors) -> tuple[Gap, ...]:
 def _cell_reason(audit: Audit, attack: str, stack: str) -> str:
     said = (str(c.get("reason") or "") for c in audit.cells(attack) if str(c.get("stack")) == stack)
     return next((reason for reason in said if reason), "")
+
+
+def _loss_span(low: float | None, high: float | None, unit: str) -> str:
+    """The interval of a loss as one of signed changes, the worse end first."""
+    if low is None or high is None:
+        return ""
+    return f"{points(high, unit).removesuffix(' points')} to {points(low, unit).removesuffix(' points')}"
 
 
 def _claim_text(name: str, value: Any) -> str:

@@ -94,6 +94,19 @@ def read(document: Mapping[str, Any]) -> Audit:
     )
 
 
+def score_of(mapping: Mapping[str, Any]) -> tuple[str, Mapping[str, Any], str]:
+    """Name, estimate and unit of what a model is scored by: its accuracy, or R² in a regression."""
+    if isinstance(mapping.get("r2"), Mapping):
+        return "R²", table(mapping, "r2"), ""
+    accuracy = table(mapping, "accuracy")
+    return "accuracy", accuracy, str(accuracy.get("unit", "share"))
+
+
+def drop_of(utility: Mapping[str, Any]) -> float | None:
+    """What a stack costs in accuracy, against the stack without defenses."""
+    return number_of(table(utility, "accuracy_drop"), "value")
+
+
 def headline(finding: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """Name and numbers of the metric that severity is judged on; empty if nothing was measured."""
     metrics = table(finding, "metrics")

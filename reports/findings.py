@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .charts import Chart, Scale, Series, Strip, Tick, axis, curves, domain, roc, strip
-from .document import Audit, headline, number_of, rows, table, texts
+from .document import Audit, headline, number_of, rows, score_of, table, texts
 from .exhibits import Gallery, galleries
 from .format import among, brief, flow, interval, pairs, points, quantity
 from .images import Budget
@@ -146,9 +146,9 @@ def _evidence(audit: Audit, anchors: Anchors, attack: str, stack: str, scale: Sc
     value = number_of(metric, "value")
     low, high, floor, ceiling = (number_of(metric, k) for k in ("low", "high", "floor", "ceiling"))
     reason, has_detail = brief(str(finding.get("reason") or STATUSES.get(str(finding.get("status")), "")))
-    utility = table(finding, "utility")
-    accuracy, drop = table(utility, "accuracy"), table(utility, "drop")
-    in_unit = str(accuracy.get("unit", "share"))
+    scored, accuracy, in_unit = score_of(table(finding, "utility"))
+    honest = score_of(audit.utilities.get(stack, {}))[1]
+    shown = _ranged(accuracy, in_unit)
     others = [(n, m) for n, m in table(finding, "metrics").items() if n != name and isinstance(m, Mapping)]
     return Evidence(
         stack=stack,
@@ -158,8 +158,8 @@ def _evidence(audit: Audit, anchors: Anchors, attack: str, stack: str, scale: Sc
         advantage=_ranged(metric, "share", "advantage"),
         n=str(metric["n"]) if metric.get("n") is not None else "",
         seeds=tuple((seed, quantity(v, unit)) for seed, v in table(finding, "by_seed").items()),
-        accuracy=_ranged(accuracy, in_unit),
-        drop=_drop(number_of(drop, "value"), number_of(table(utility, "honest_accuracy"), "value"), in_unit),
+        accuracy=shown if scored == "accuracy" or not shown else f"{scored} {shown}",
+        drop=_lost(number_of(accuracy, "value"), number_of(honest, "value"), in_unit),
         others=tuple((n.replace("_", " "), _metric_text(m), str(m.get("description") or "")) for n, m in others),
         reason=reason,
         has_detail=has_detail,
@@ -176,11 +176,11 @@ def _ranged(metric: Mapping[str, Any], unit: str, prefix: str = "") -> str:
     return quantity(value, unit) + (f" ({span})" if span else "")
 
 
-def _drop(drop: float | None, honest: float | None, unit: str) -> str:
-    """What the attack itself took from the accuracy; nothing to say where it only reads."""
-    if not drop:
+def _lost(value: float | None, honest: float | None, unit: str) -> str:
+    """What an attack took from the honest federation's score under the same stack; nothing where it only reads."""
+    if value is None or honest is None or value == honest:
         return ""
-    return points(drop, unit) + (f" from {quantity(honest, unit)}" if honest is not None else "")
+    return f"{points(honest - value, unit)} from {quantity(honest, unit)}"
 
 
 def _metric_text(metric: Mapping[str, Any]) -> str:

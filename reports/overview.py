@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .document import Audit, headline, number_of, rows, table
+from .document import Audit, drop_of, headline, number_of, rows, score_of, table
 from .format import interval, plain, points, quantity, ratio
 from .severity import (
     CATEGORIES,
@@ -180,22 +180,22 @@ def cards(audit: Audit, anchors: Anchors) -> tuple[Card, ...]:
 def price(audit: Audit, stack: str) -> str:
     """What a stack costs, in one line; empty if nothing is known."""
     utility = audit.utilities.get(stack, {})
-    drop, upload = number_of(utility, "accuracy_drop"), number_of(utility, "ratio_upload")
+    drop, upload = drop_of(utility), number_of(utility, "ratio_upload")
     seconds = number_of(utility, "ratio_seconds")
-    unit = str(table(utility, "accuracy").get("unit", "share"))
-    parts = [f"accuracy {points(drop, unit)}"] if drop is not None else []
+    name, _, unit = score_of(utility)
+    parts = [f"{name} {points(drop, unit)}"] if drop is not None else []
     parts += [f"upload {ratio(upload)}"] if upload is not None else []
     parts += [f"time {ratio(seconds)}"] if seconds is not None else []
     return ", ".join(parts)
 
 
 def coverage(audit: Audit) -> list[tuple[str, int]]:
-    """How many findings have each status, in a fixed order; counted from the findings if the file does not say."""
+    """How many cells have each status, in a fixed order; counted from the cells if the file does not say."""
     counted = table(audit.raw, "coverage")
     names = ("measured", "blocked", "not applicable", "not run", "error")
     if counted:
         return [(name, int(number_of(counted, name.replace(" ", "_")) or 0)) for name in names]
-    statuses = [str(f.get("status")) for f in rows(audit.raw, "findings")]
+    statuses = [str(f.get("status")) for f in rows(audit.raw, "cells")]
     return [(name, statuses.count(name)) for name in names]
 
 
@@ -247,7 +247,7 @@ def _best(audit: Audit, anchors: Anchors, attacks: Sequence[str], stacks: Sequen
     def order(stack: str) -> tuple[float, float, float]:
         found = audit.finding(worst[stack], stack)
         gain = advantage(found) or (1.0, 1.0, 1.0)
-        return -rank(_severity(found)), gain[2], number_of(audit.utilities.get(stack, {}), "accuracy_drop") or 0.0
+        return -rank(_severity(found)), gain[2], drop_of(audit.utilities.get(stack, {})) or 0.0
 
     best = min(worst, key=order)
     gain = advantage(audit.finding(worst[best], best)) or (0.0, 0.0, 0.0)

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from .document import read, table
+from .document import drop_of, read, score_of, table
 from .format import brief
 from .severity import category_of
 
@@ -49,8 +49,8 @@ def render(document: Mapping[str, Any]) -> str:
                 "severity": finding.get("severity"),
                 "adaptive": finding.get("adaptive"),
                 "control_succeeded": finding.get("control_succeeded"),
-                "accuracy": table(utility, "accuracy").get("value"),
-                "accuracy_drop": utility.get("accuracy_drop"),
+                "accuracy": score_of(utility)[1].get("value"),
+                "accuracy_drop": drop_of(utility),
                 "ratio_upload": utility.get("ratio_upload"),
                 "ratio_seconds": utility.get("ratio_seconds"),
                 "reason": brief(str(finding.get("reason") or ""))[0],

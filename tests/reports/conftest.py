@@ -225,7 +225,7 @@ def exhibits_for(family: str, value: float, rng: random.Random, public: bool) ->
                 "original": [p[0] for p in pairs] if public else None,
                 "reconstruction": [p[1] for p in pairs],
                 "score": [round(clip01(value + 0.02 - 0.1 * k), 3) for k in range(5)],
-                "order": "best..worst",
+                "order": "best to worst",
             }
         }
     if family in ("membership", "property"):
@@ -274,7 +274,7 @@ def make_finding(row: tuple[Any, ...], stack: str, index: int, public: bool) -> 
     finding: dict[str, Any] = {
         "attack": label, "family": family, "stack": stack, "status": "measured", "severity": None, "metrics": {},
         "utility": {}, "cost": {}, "reason": "", "adaptive": label == "alie",
-        "control_succeeded": None if stack == "none" else label != "alie", "notes": [], "taxonomy": [],
+        "control_succeeded": label != "alie", "notes": [], "taxonomy": [],
         "exhibits": {}, "by_seed": {},
     }  # fmt: skip
     if helped.get(stack, 0) is None:
@@ -307,15 +307,8 @@ def make_finding(row: tuple[Any, ...], stack: str, index: int, public: bool) -> 
         "metrics": metrics,
         "utility": {
             "accuracy": attacked,
-            "honest_accuracy": accuracy["accuracy"],
-            "drop": {"value": round(lost, 4), "low": None, "high": None, "n": 3},
         },
-        "cost": {
-            "seconds_per_round": accuracy["seconds_per_round"],
-            "upload_bytes_per_client": accuracy["upload_bytes_per_client_round"],
-            "download_bytes_per_client": accuracy["download_bytes_per_client_round"],
-            "ratio_to_none": {"seconds": accuracy["ratio_seconds"], "upload": accuracy["ratio_upload"]},
-        },
+        "cost": {"seconds_per_cell": 1.6},
         "exhibits": exhibits_for(family, value, rng, public),
         "by_seed": {str(s): round(clip01(value + rng.uniform(-0.03, 0.03)), 4) for s in range(3)},
         "taxonomy": make_attack(row)["taxonomy"],
@@ -336,7 +329,12 @@ def utility_of(stack: str) -> dict[str, Any]:
         "seconds_per_round": round(0.042 * slow, 5),
         "ratio_upload": ratio,
         "ratio_seconds": slow,
-        "accuracy_drop": round(0.951 - a, 4),
+        "accuracy_drop": {
+            "value": round(0.951 - a, 4),
+            "low": round(0.945 - a, 4),
+            "high": round(0.957 - a, 4),
+            "n": 1500,
+        },
         "rejected_uploads": {"norm above 1.0": 4} if stack == "clip" else {},
         "dropouts": 2 if stack == "dp-local" else 0,
         "diagnostics": {"clipped_share": 0.31} if stack.startswith("clip") else {},
@@ -454,9 +452,9 @@ def make_document(*, public: bool = True, rows: tuple[tuple[Any, ...], ...] = AT
         "cells": [make_cell(by_label[f["attack"]], f, s) for f in findings for s in range(3)],
         "findings": findings,
         "utilities": [utility_of(stack) for stack, _ in STACKS],
-        "coverage": {"measured": count["measured"], "blocked": count["blocked"],
-                     "not_applicable": count["not applicable"], "not_run": count["not run"], "error": count["error"],
-                     "total": len(findings)},
+        "coverage": {"measured": 3 * count["measured"], "blocked": 3 * count["blocked"],
+                     "not_applicable": 3 * count["not applicable"], "not_run": 3 * count["not run"],
+                     "error": 3 * count["error"], "total": 3 * len(findings)},
         "opens": [
             {"secret": secret, "stack": stack, "coalitions": holders}
             for stack, _ in STACKS

@@ -190,7 +190,7 @@ def test_what_has_no_number_is_named_and_explained(page: Page) -> None:
     for said in ("not run", "blocked", "not applicable", "error", "stopped by the user before this cell started"):
         assert said in words
     assert "ValueError: 3 reconstructions name round 7, which was not recorded <round 7 & sender 'client:1'>" in words
-    assert "98 of 100" in words
+    assert "294 of 300" in words
 
 
 def test_an_attack_that_failed_on_its_control_is_no_evidence(document: dict[str, Any]) -> None:
@@ -254,6 +254,15 @@ def test_a_pair_without_a_finding_counts_as_not_run(document: dict[str, Any]) ->
     document["findings"] = [f for f in document["findings"] if f["stack"] != "clip"]
     cells = {c["aria-label"] for c in Page(render(document)).all("a") if c.get("aria-label")}
     assert "dlg on clip: not run" in cells
+
+
+def test_a_regression_is_scored_by_its_own_name(document: dict[str, Any]) -> None:
+    for row in (*document["utilities"], *(f["utility"] for f in document["findings"])):
+        if "accuracy" in row:
+            row["r2"] = row.pop("accuracy")
+    words = Page(render(document)).words()
+    assert "R² 0.951" in words
+    assert "R² 95.1%" not in words
 
 
 def test_rows_of_numbers_have_a_gallery_too(document: dict[str, Any]) -> None:
