@@ -18,7 +18,7 @@ from fedsec.protocol.parties import Attack
 from fedsec.protocol.view import Seen, View
 from fedsec.threat import Capability, Knowledge, Paper, Stage, Taxonomy, ThreatModel
 
-from .shadows import Pools, cohorts, features, permuted_within
+from .shadows import Pools, cohorts, features, permuted_within, standardise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +105,12 @@ class PassivePropertyInference(Attack):
             seen = [event for event in events if event.round == number]
             shadows, holds = self._shadows(seen, topic, models[number], pools, facts, generator)
             observed, _ = features(torch.stack([event.values for event in seen]), facts.model.layout)
-            known, weight = features(shadows, facts.model.layout)
+            known, widths = features(shadows, facts.model.layout)
+            known, observed = standardise(known, observed, widths)
             permuted = permuted_within(holds, generator=generator)
             seed = int(torch.randint(2**31 - 1, (), generator=generator))
-            scores.append(self._classify(known, holds, observed, weight, seed))
-            controls.append(self._classify(known, permuted, observed, weight, seed))
+            scores.append(self._classify(known, holds, observed, seed))
+            controls.append(self._classify(known, permuted, observed, seed))
             sources += [(event.round, event.sender) for event in seen]
         return PropertyScores(sources=tuple(sources), scores=torch.cat(scores), control=torch.cat(controls))
 
@@ -138,7 +139,7 @@ class PassivePropertyInference(Attack):
     ) -> tuple[Tensor, Tensor]:
         """Simulated updates (or aggregates of them) on the model of one round, and whether each has the property."""
         merged = max(1, facts.cohort) if topic == Topic.AGGREGATE else 1
-        sizes = [max(1, round(self._examples(event, merged) / merged)) for event in seen]
+        sizes = self._sizes(seen, merged)
         updates, holds = [], []
         for number in range(self.shadow_updates // 2):
             pair = pools.pair(sizes[number % len(sizes)], self.purity, generator=generator)
@@ -151,22 +152,24 @@ class PassivePropertyInference(Attack):
             return singles, truths
         return cohorts(singles, truths, merged, self.shadow_updates // 2, generator=generator)
 
-    def _examples(self, event: Seen, merged: int) -> int:
-        """Examples behind an event: what it says, what its weight says, or the assumption."""
-        said = dict(event.about).get("examples")
-        if said is not None:
-            return said
-        return round(event.weight) if event.weight > merged else self.assumed_examples * merged
+    def _sizes(self, seen: list[Seen], merged: int) -> list[int]:
+        """Examples of one client behind each event: what it says, what its weight says, or the assumption.
 
-    def _classify(self, known: Tensor, holds: Tensor, observed: Tensor, weight: Tensor, seed: int) -> Tensor:
+        Weights that are all equal to the number of merged clients, or to 1, are those of an unweighted mean.
+        """
+        weighted = any(event.weight not in (1.0, float(merged)) for event in seen)
+        sizes = []
+        for event in seen:
+            said = dict(event.about).get("examples", round(event.weight) if weighted else None)
+            sizes.append(self.assumed_examples if said is None else max(1, round(said / merged)))
+        return sizes
+
+    def _classify(self, known: Tensor, holds: Tensor, observed: Tensor, seed: int) -> Tensor:
         """Log-odds of the property for each observed update, ``(k,)``; everything is fitted on simulated updates."""
         from sklearn.ensemble import RandomForestClassifier
         from sklearn.linear_model import LogisticRegression
-        from sklearn.preprocessing import StandardScaler
 
-        train, test, labels = known.cpu().numpy(), observed.cpu().numpy(), holds.cpu().numpy()
-        scaler, scale = StandardScaler().fit(train), weight.cpu().numpy()
-        train, test = scaler.transform(train) * scale, np.nan_to_num(scaler.transform(test) * scale)
+        train, test, labels = known.cpu().numpy(), np.nan_to_num(observed.cpu().numpy()), holds.cpu().numpy()
         if self.classifier == "forest":
             forest: Any = RandomForestClassifier(100, min_samples_leaf=5, random_state=seed).fit(train, labels)
             share = np.clip(forest.predict_proba(test)[:, 1], 1e-3, 1 - 1e-3)

@@ -14,6 +14,12 @@ from fedsec.models.flat import Layout
 DENSE = 4096
 """Tensors of at most so many elements enter coordinate by coordinate too, larger ones by rows and columns only."""
 
+STILL = 0.1
+"""Deviation of a feature, relative to its block's, below which it counts as not varying."""
+
+ROUNDING = 1e-5
+"""The same relative to the norm of the whole update: float32 and 20-bit fixed-point rounding stay below it."""
+
 
 @dataclass(frozen=True)
 class Pools:
@@ -69,7 +75,7 @@ class Pools:
         return sides[0], sides[1]
 
 
-def features(updates: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+def features(updates: Tensor, layout: Layout) -> tuple[Tensor, tuple[int, ...]]:
     """What a classifier reads of updates: how long each tensor's change is, and where in the tensor it lies.
 
     The first block holds the logarithms of the norms of the update and of each tensor relative to it. Each tensor is
@@ -83,8 +89,7 @@ def features(updates: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         layout: of the model.
 
     Returns:
-        ``(n, f)`` float64 and ``(f,)`` weights: each block of ``w`` features has the weight ``w^-1/2``, so that
-        a few telling numbers do not drown in thousands of coordinates.
+        ``(n, f)`` float64, block after block, and the widths of the blocks.
     """
     trainable = updates[:, : layout.trainable].double()
     norms = trainable.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
@@ -99,8 +104,33 @@ def features(updates: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
             matrix = tensor if tensor.dim() == 3 else tensor.flatten(3).abs().amax(-1)
             blocks += [matrix.norm(dim=1), matrix.norm(dim=2), matrix.sum(1)]
     blocks.insert(0, torch.cat(lengths, dim=1))
-    widths = torch.tensor([block.shape[1] for block in blocks], dtype=torch.float64)
-    return torch.cat(blocks, dim=1), widths.rsqrt().repeat_interleave(widths.long())
+    return torch.cat(blocks, dim=1), tuple(block.shape[1] for block in blocks)
+
+
+def standardise(known: Tensor, observed: Tensor, widths: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Centre and scale features by the simulated updates alone.
+
+    A feature that hardly varies in the simulation has no scale of its own: rounding on the wire (encryption,
+    compression), which is not simulated, would make it enormous. Its deviation is taken to be at least `STILL`
+    times the root mean square of its block's, and at least `ROUNDING` where a whole block is still (the column sums of
+    a softmax layer are zero but for rounding). Each block of ``w`` features is then divided by the root of ``w``, so
+    that a few telling numbers do not drown in thousands of coordinates.
+
+    Args:
+        known: ``(n, f)`` features of simulated updates.
+        observed: ``(k, f)`` features of observed updates.
+        widths: of the blocks.
+
+    Returns:
+        Both, standardised.
+    """
+    centre, deviation = known.mean(0), known.std(0, correction=0)
+    scales = []
+    for block in torch.split(deviation, list(widths)):
+        common = block.square().mean().sqrt()
+        scales.append(block.clamp_min(max(ROUNDING, float(STILL * common))) * len(block) ** 0.5)
+    scale = torch.cat(scales)
+    return (known - centre) / scale, (observed - centre) / scale
 
 
 def cohorts(

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from fedsec.attacks.property.passive import PassivePropertyInference
-from fedsec.attacks.property.shadows import Pools, cohorts, features, permuted_within
+from fedsec.attacks.property.shadows import Pools, cohorts, features, permuted_within, standardise
 from fedsec.data.embedded import BreastCancer, Digits
 from fedsec.data.examples import Examples
 from fedsec.federation.cohort import CohortTrainer
@@ -154,6 +154,22 @@ def test_what_cannot_be_asked_is_not_applicable():
         run(PassivePropertyInference(), later)
 
 
+def test_sizes_are_said_weighed_or_assumed():
+    def sizes(weights, said, merged=1):
+        about = (lambda n: (("examples", n),)) if said else (lambda n: ())
+        seen = [
+            Seen(round=0, topic=Topic.UPLOAD, sender="client:0", values=torch.zeros(1), weight=float(w), about=about(w))
+            for w in weights
+        ]
+        return PassivePropertyInference(assumed_examples=9)._sizes(seen, merged)
+
+    assert sizes([1, 7], said=True) == [1, 7]
+    assert sizes([1, 7], said=False) == [1, 7]
+    assert sizes([1, 1], said=False) == [9, 9]
+    assert sizes([150, 100], said=False, merged=5) == [30, 20]
+    assert sizes([5], said=False, merged=5) == [9]
+
+
 def test_the_attacked_rounds_exist():
     attack = PassivePropertyInference(first_round=5, rounds_used=3)
     assert list(attack.rounds(20)) == [5, 6, 7]
@@ -189,11 +205,22 @@ def test_features_forget_the_scale_but_not_the_sign():
 def test_large_tensors_are_summarised_and_blocks_weigh_alike():
     net = nn.Sequential(nn.Conv2d(20, 30, 3), nn.Flatten(), nn.Linear(300, 40))
     wide = FlatModel.of(net, task="classification", name="wide")
-    updates = torch.randn(2, wide.layout.size, generator=torch.Generator().manual_seed(0))
-    found, weight = features(updates, wide.layout)
+    updates = torch.randn(20, wide.layout.size, generator=torch.Generator().manual_seed(0))
+    found, widths = features(updates, wide.layout)
     blocks = [5, 20, 30, 20, 30, 300, 40, 300, 40]
-    assert found.shape == (2, sum(blocks))
-    assert weight.square().sum().item() == pytest.approx(len(blocks))
+    assert found.shape == (20, sum(blocks))
+    assert list(widths) == blocks
+    scaled, _ = standardise(found, found, widths)
+    assert scaled.square().sum(1).mean().item() == pytest.approx(len(blocks), rel=0.05)
+
+
+def test_rounding_of_still_coordinates_does_not_explode():
+    generator = torch.Generator().manual_seed(0)
+    known = torch.randn(30, 6, generator=generator, dtype=torch.float64) * torch.tensor([1, 1, 1, 1e-6, 1e-9, 0])
+    observed = torch.full((2, 6), 1e-3, dtype=torch.float64)
+    assert standardise(known, observed, (6,))[1].abs().max() < 1
+    still = torch.randn(30, 4, generator=generator, dtype=torch.float64) * 1e-9
+    assert standardise(still, still[:1] + 1e-6, (4,))[1].abs().max() < 0.1
 
 
 def test_simulated_cohorts_have_a_majority():
