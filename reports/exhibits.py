@@ -10,10 +10,12 @@ from typing import Any
 from .document import Audit, table
 from .format import significant
 from .images import Budget, data_uri, is_image
+from .severity import CHANGES_INPUTS, category_of
 
 MOST_FEATURES = 16
 """Values shown of an example that is no image."""
 NO_ROOM = "Left out to keep this page small; the pixels are in audit.json."
+SHOWS_ORIGINAL = "Withheld: an input that was changed a little shows its original."
 BROKEN = "Cannot be drawn: the values in audit.json do not fit the shape that it gives."
 PLACES = {1: ("best",), 2: ("best", "worst")}
 
@@ -50,7 +52,8 @@ def galleries(audit: Audit, attacks: Sequence[str], budget: Budget) -> dict[str,
         for attack in attacks:
             exhibit = table(table(audit.finding(attack, stack), "exhibits"), "gallery")
             if exhibit.get("reconstruction") and exhibit.get("shape"):
-                made[attack, stack] = _gallery(stack, exhibit, _bounds(audit, exhibit), budget)
+                changed = category_of(audit.attacks[attack]) == CHANGES_INPUTS
+                made[attack, stack] = _gallery(stack, exhibit, _bounds(audit, exhibit), budget, changed=changed)
     return {a: tuple(made[a, s] for s in stacks if (a, s) in made) for a in attacks}
 
 
@@ -80,7 +83,9 @@ def places(count: int) -> tuple[tuple[int, str], ...]:
     return (0, "best"), ((count - 1) // 2, "median"), (count - 1, "worst")
 
 
-def _gallery(stack: str, exhibit: Mapping[str, Any], bounds: tuple[float, float], budget: Budget) -> Gallery:
+def _gallery(
+    stack: str, exhibit: Mapping[str, Any], bounds: tuple[float, float], budget: Budget, *, changed: bool
+) -> Gallery:
     shape = [int(side) for side in exhibit["shape"]]
     rebuilt, originals = exhibit["reconstruction"], exhibit.get("original")
     scores = exhibit.get("score") or []
@@ -89,6 +94,8 @@ def _gallery(stack: str, exhibit: Mapping[str, Any], bounds: tuple[float, float]
     count = math.prod(shape)
     if any(len(row) != count for row in (*rebuilt, *(originals or ()))):
         return Gallery(stack=stack, count=len(rebuilt), pairs=(), picture=picture, left_out=BROKEN)
+    if changed and originals is None:
+        return Gallery(stack=stack, count=len(rebuilt), pairs=(), picture=picture, left_out=SHOWS_ORIGINAL)
     for index, place in places(len(rebuilt)):
         original = originals[index] if originals is not None and index < len(originals) else None
         shown = data_uri(rebuilt[index], shape, bounds) if picture else ""

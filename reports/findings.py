@@ -282,5 +282,7 @@ def _caveats(audit: Audit, attack: str, found: Mapping[str, Mapping[str, Any]]) 
     for stack, finding in found.items():
         for note in texts(finding, "notes"):
             notes.setdefault(note, []).append(stack)
-    said += [n if len(on) == len(found) else f"{n} (on {among(on, audit.stacks)})" for n, on in notes.items()]
+    said += [
+        n if len(on) == len(found) else f"{n.rstrip('.')} (on {among(on, audit.stacks)})." for n, on in notes.items()
+    ]
     return tuple(said)

@@ -144,6 +144,16 @@ def _key(name: str) -> str:
     return name if name.replace("_", "").isalnum() and name[0].isalpha() else json.dumps(name, ensure_ascii=False)
 
 
+def counted(count: Any, noun: str) -> str:
+    """A number of things.
+
+    Example:
+        >>> counted(1, "seed"), counted(3, "seed")
+        ('1 seed', '3 seeds')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def sentence(text: Any) -> str:
     """A text with a capital and a full stop.
 

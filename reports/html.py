@@ -120,11 +120,11 @@ def _facts(federation: Mapping[str, Any], environment: Mapping[str, Any]) -> lis
         said.append(str(model["name"]) + (f", {format.significant(count)} parameters" if count is not None else ""))
     if federation.get("clients") is not None:
         each = federation.get("clients_per_round")
-        said.append(f"{federation['clients']} clients" + (f", {each} a round" if each is not None else ""))
+        said.append(format.counted(federation["clients"], "client") + (f", {each} a round" if each is not None else ""))
     if federation.get("rounds") is not None:
-        said.append(f"{federation['rounds']} rounds")
+        said.append(format.counted(federation["rounds"], "round"))
     if federation.get("seeds"):
-        said.append(f"{len(federation['seeds'])} seeds")
+        said.append(format.counted(len(federation["seeds"]), "seed"))
     if environment.get("seconds") is not None:
         said.append(f"{format.duration(environment['seconds'])} of computing")
     return said

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .document import Audit, number_of, rows, table, texts
-from .format import rounds, size
+from .format import counted, rounds, size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def openings(audit: Audit) -> tuple[tuple[str, tuple[Opening, ...]], ...]:
 def _event(event: Mapping[str, Any]) -> str:
     count, topic = event.get("count"), str(event.get("topic"))
     numbers = [int(r) for r in event.get("rounds") or []]
-    text = f"{count} {topic if count == 1 else f'{topic}s'}"
+    text = counted(count, topic)
     text += f" of rounds {rounds(numbers)}" if len(numbers) > 1 else (f" of round {numbers[0]}" if numbers else "")
     volume = number_of(event, "bytes")
     return text + (f", {size(volume)}" if volume is not None else "")

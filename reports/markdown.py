@@ -87,8 +87,8 @@ def _matrix(audit: Audit, anchors: Anchors) -> list[str]:
 def _cell(cell: Cell) -> str:
     if not cell.letter:
         return f"_{escape(cell.value)}_"
-    span = f" ({cell.span})" if cell.span else ""
-    return f"**{cell.letter}** {cell.value}{span}" + (f" {cell.marks}" if cell.marks else "")
+    span = f" ({escape(cell.span)})" if cell.span else ""
+    return f"**{cell.letter}** {escape(cell.value)}{span}" + (f" {cell.marks}" if cell.marks else "")
 
 
 def _findings(audit: Audit, anchors: Anchors) -> list[str]:
@@ -105,8 +105,8 @@ def _findings(audit: Audit, anchors: Anchors) -> list[str]:
 def _costs(audit: Audit, anchors: Anchors) -> list[str]:
     body = [
         [
-            escape(c.stack), f"{c.accuracy.text}" + (f" ({c.accuracy.more})" if c.accuracy.more else ""), c.drop,
-            _with_factor(c.upload), c.download, _with_factor(c.seconds),
+            escape(c.stack), _with_more(c.accuracy), escape(c.drop),
+            _with_more(c.upload), c.download, _with_more(c.seconds),
         ]
         for c in costs.costs(audit, anchors)
     ]  # fmt: skip
@@ -114,8 +114,8 @@ def _costs(audit: Audit, anchors: Anchors) -> list[str]:
     return ["## Utility and cost", _table(head, body)] if body else []
 
 
-def _with_factor(meter: costs.Meter) -> str:
-    return f"{meter.text} ({meter.more})" if meter.more else meter.text
+def _with_more(meter: costs.Meter) -> str:
+    return escape(f"{meter.text} ({meter.more})" if meter.more else meter.text)
 
 
 def _openings(audit: Audit) -> list[str]:

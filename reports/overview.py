@@ -217,10 +217,15 @@ def _card(audit: Audit, anchors: Anchors, category: str, attacks: Sequence[str])
         undefended = _standing(audit, anchors, standings[audit.baseline], audit.baseline)
     elif audit.baseline is None:
         remarks.append("The audit has no undefended control.")
-    complete = [s for s in standings if s != audit.baseline and _complete(audit, attacks, s)]
-    best = _best(audit, anchors, attacks, complete)
-    if best is None and any(s != audit.baseline for s in audit.stacks):
-        remarks.append("No stack of defenses has every cell of this category, so none is called best.")
+    defended = [s for s in audit.stacks if s != audit.baseline]
+    tried = [a for a in attacks if a not in weak]
+    best = _best(audit, anchors, attacks, [s for s in defended if _complete(audit, attacks, s)]) if tried else None
+    if best is None and defended:
+        remarks.append(
+            "No stack of defenses has every cell of this category, so none is called best."
+            if tried
+            else "With no attack that works without defenses, no stack can be called best."
+        )
     return Card(category=category, about=about, undefended=undefended, best=best, remarks=tuple(remarks))
 
 
@@ -231,8 +236,8 @@ def _complete(audit: Audit, attacks: Sequence[str], stack: str) -> bool:
 def _worst(audit: Audit, attacks: Sequence[str], stack: str) -> str | None:
     """The attack that does most harm on a stack; one whose failure proves nothing only if there is no other."""
     known = [a for a in attacks if advantage(audit.finding(a, stack)) is not None]
-    proven = [a for a in known if not unproven(audit, a, stack)] or known
-    return min(proven, key=lambda a: badness(audit.finding(a, stack)), default=None)
+    proven = [a for a in known if not unproven(audit, a, stack)]
+    return min(proven or known, key=lambda a: badness(audit.finding(a, stack)), default=None)
 
 
 def _standing(audit: Audit, anchors: Anchors, attack: str, stack: str, **more: Any) -> Standing:
@@ -240,7 +245,7 @@ def _standing(audit: Audit, anchors: Anchors, attack: str, stack: str, **more: A
 
 
 def _best(audit: Audit, anchors: Anchors, attacks: Sequence[str], stacks: Sequence[str]) -> Standing | None:
-    worst = {s: a for s in stacks if (a := _worst(audit, attacks, s)) is not None}
+    worst = {s: a for s in stacks if (a := _worst(audit, attacks, s)) is not None and not unproven(audit, a, s)}
     if not worst:
         return None
 

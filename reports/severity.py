@@ -15,10 +15,11 @@ STATUSES = {
     "not run": "planned, and no result: says nothing about security",
     "error": "the cell failed: says nothing about security",
 }
+CHANGES_INPUTS = "Evasion robustness"
 CATEGORIES = {
     "Confidentiality": "what can be learned about the training data",
     "Integrity": "what controlled clients can do to the shared model",
-    "Evasion robustness": "what changed inputs can do to the released model",
+    CHANGES_INPUTS: "what changed inputs can do to the released model",
 }
 SETTLED = ("blocked", "not applicable")
 UNPROVEN = "unproven"
@@ -37,7 +38,7 @@ def category_of(attack: Mapping[str, Any]) -> str:
     if attack.get("active"):
         return "Integrity"
     if "testing data control" in texts(attack, "capabilities"):
-        return "Evasion robustness"
+        return CHANGES_INPUTS
     return "Confidentiality"
 
 

@@ -185,6 +185,19 @@ def test_withheld_originals_are_announced_and_absent(
     assert [i for i in public.all("img") if i["alt"].startswith("original")]
 
 
+def test_changed_inputs_are_withheld_with_their_originals(document: dict[str, Any]) -> None:
+    pixels = [[0.0, 0.5, 0.5, 1.0]]
+    for finding in document["findings"]:
+        finding["exhibits"] = {}
+        if finding["family"] == "evasion":
+            finding["exhibits"]["gallery"] = {
+                "shape": [1, 2, 2], "original": None, "reconstruction": pixels, "score": [0.5],
+            }  # fmt: skip
+    page = Page(render(document))
+    assert page.all("img") == []
+    assert "an input that was changed a little shows its original" in page.words()
+
+
 def test_what_has_no_number_is_named_and_explained(page: Page) -> None:
     words = page.words()
     for said in ("not run", "blocked", "not applicable", "error", "stopped by the user before this cell started"):

@@ -138,6 +138,16 @@ def test_a_card_shows_the_worst_attack_and_no_incomplete_stack_is_best(document:
     assert "alie" in integrity.remarks[0]
 
 
+def test_no_stack_is_best_where_no_attack_works_on_the_control(document: dict[str, Any]) -> None:
+    for finding in document["findings"]:
+        if finding["family"] in ("poisoning", "sybil"):
+            finding["control_succeeded"] = False
+    audit = read(document)
+    _, integrity, _ = overview.cards(audit, overview.Anchors(audit))
+    assert integrity.best is None
+    assert "no stack can be called best" in integrity.remarks[-1]
+
+
 def test_labels_that_look_alike_keep_their_own_anchors() -> None:
     stacks = [{"label": label, "defenses": []} for label in ("a b", "a-b", "A_B", "<>", "††")]
     audit = read({"schema": "fedsec/audit/1", "stacks": stacks})
