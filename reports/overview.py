@@ -137,7 +137,7 @@ def make_cell(audit: Audit, anchors: Anchors, attack: str, stack: str) -> Cell:
         style=UNPROVEN if no_proof else severity,
         letter=LETTERS[severity],
         value=quantity(value, unit),
-        span=interval(low, high, unit).removesuffix("%"),
+        span=interval(low, high, unit).removesuffix("%").removesuffix(f" {unit}"),
         words=words,
         anchor=anchor,
         marks=("†" if no_proof else "") + ("‡" if caveat else ""),
