@@ -6,7 +6,6 @@ fields, whose types are ``Annotated[type, pydantic.Field(ge=..., description=...
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -36,9 +35,8 @@ class Plugin:
 
     def parameters(self) -> Mapping[str, Any]:
         """The parameters of this instance, as JSON-able values."""
-        if not dataclasses.is_dataclass(self):
-            return {}
-        return {field.name: _plain(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        fields = getattr(self, "__dataclass_fields__", {})
+        return {name: _plain(getattr(self, name)) for name in fields}
 
     def spec(self) -> dict[str, Any]:
         """``{name, **parameters}``: what rebuilds this object."""

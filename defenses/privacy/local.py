@@ -64,7 +64,6 @@ class LocalDP(Defense):
     )
     perturbs: ClassVar[bool] = True
     unit_weights: ClassVar[bool] = True
-    perturbs: ClassVar[bool] = True
 
     clip_norm: Annotated[float, Field(gt=0, description="largest L2 norm of an update (units of the parameters)")] = 1.0
     noise_multiplier: Annotated[

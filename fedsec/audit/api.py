@@ -154,7 +154,7 @@ class Audit:
         config, info = self.config, builder.dataset.info
         assembly = Assembly(config, plan, store, public=info.public)
         cells, findings, utilities = assembly.cell_rows(), assembly.findings(), assembly.utilities()
-        verdict = judge(config.gates, findings, utilities, cells)
+        verdict = judge(config.gates, findings, utilities, cells, undefended=assembly.control)
         model = builder.model(config.seeds[0])
         federation = config.federation
         return {

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from fedsec.audit.build import Builder
-from fedsec.audit.challenge import MembershipChallenge, membership_challenge, public_facts, truth
+from fedsec.audit.challenge import (
+    MembershipChallenge,
+    labels_behind,
+    membership_challenge,
+    public_facts,
+    truth,
+    with_counts,
+)
 from fedsec.audit.plan import Cell, Training, wanted_by
 from fedsec.audit.store import Artifacts
 from fedsec.audit.transcripts import pack, unpack
@@ -27,6 +34,7 @@ from fedsec.protocol.stage import Defense
 from fedsec.protocol.view import View, coalition_of, project
 from fedsec.randomness import generator
 from fedsec.registry import get
+from fedsec.threat import Knowledge
 
 Progress = Callable[[int, int], None]
 
@@ -120,10 +128,11 @@ class Workbench:
         if view is None:
             return None
         challenge = self._challenge(task.seed)
-        facts = public_facts(setup, stack, attack, challenge=challenge)
-        evidence = attack.run(view, facts, generator=generator(setup.seed, "attack", attack.name, task.attack))
         released = self.artifacts.read(task.honest).tensors["released"].to(setup.device)
         held = truth(setup, stack, attack, events=seen_events, released=released, challenge=challenge)
+        facts = public_facts(setup, stack, attack, challenge=challenge, labels=labels_behind(held.behind))
+        view = with_counts(view, held.behind) if Knowledge.COUNTS in attack.threat.knowledge else view
+        evidence = attack.run(view, facts, generator=generator(setup.seed, "attack", attack.name, task.attack))
         return _judge(attack.judge).measure(evidence, held)
 
     def _view(
@@ -203,7 +212,10 @@ def _training_document(task: Training, result: TrainingResult) -> dict[str, Any]
         "diagnostics": {k: v for k, v in result.diagnostics.items() if _finite(v)},
         "detected": [list(pair) for pair in result.detected],
         "present": [list(pair) for pair in result.present],
-        "claims": result.claims,
+        "claims": [
+            {k: None if isinstance(v, float) and not _finite(v) else v for k, v in claim.items()}
+            for claim in result.claims
+        ],
         "compromised": result.compromised,
         "ledger": {
             "uploads": ledger.uploads,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import inspect
 from pathlib import Path
@@ -72,10 +73,10 @@ class Builder:
         """The architecture, with initial parameters drawn for this seed."""
         spec, info = self.config.federation.model, self.dataset.info
         with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(derive_seed(seed, "initial"))
+            torch.default_generator.manual_seed(derive_seed(seed, "initial"))
             if spec.build is not None:
                 module: nn.Module = load_model(
-                    spec.build, info, base=self.config.folder, parameters=dict(spec.parameters)
+                    spec.build, info=info, base=self.config.folder, parameters=dict(spec.parameters)
                 )
                 return FlatModel.of(module, task=info.task, name=spec.build)
             source: Any = rebuild("models", {"name": spec.name, **spec.parameters})
@@ -90,6 +91,21 @@ class Builder:
             ConfigurationError: the data cannot be split or spread as configured.
             DataError: the dataset is missing.
         """
+        try:
+            return self._setup(seed)
+        except ConfigurationError as error:
+            raise ConfigurationError([self._placed(problem) for problem in error.problems]) from error
+
+    def _placed(self, problem: Problem) -> Problem:
+        """A problem of a part of the federation, under its path in the configuration file."""
+        head, _, rest = problem.path.partition(".")
+        places = {"data": "dataset", "partition": "partition", "model": "model"}
+        if head not in places:
+            return problem
+        path = ".".join(part for part in ("federation", places[head], rest) if part)
+        return dataclasses.replace(problem, path=path, file=self.config.source)
+
+    def _setup(self, seed: int) -> FederationSetup:
         federation = self.config.federation
         spec = federation.dataset
         parts = split(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +22,7 @@ from fedsec.protocol.facts import PublicFacts, Simulate
 from fedsec.protocol.parties import Adversary, Attack
 from fedsec.protocol.payload import Plain
 from fedsec.protocol.stage import Defense
+from fedsec.protocol.view import View
 from fedsec.randomness import derive_seed, generator, numpy_generator
 from fedsec.threat import Knowledge
 
@@ -142,6 +145,23 @@ def examples_behind(
             shards = [setup.shard(int(client), hooks).examples() for client in drawn.answered]
             behind[event.round, event.sender] = _joined(shards, setup.split.clients)
     return behind
+
+
+def labels_behind(behind: Mapping[tuple[int, str], Examples]) -> dict[tuple[int, str], Tensor]:
+    """Labels behind each update as a sorted multiset, for attacks that declare that they know them."""
+    return {source: held.y.flatten().sort().values for source, held in behind.items()}
+
+
+def with_counts(view: View, behind: Mapping[tuple[int, str], Examples]) -> View:
+    """The view with the number of examples behind each update, for attacks that declare that they know it."""
+    counted = []
+    for event in view.events:
+        held = behind.get((event.round, event.sender))
+        about = dict(event.about)
+        if held is not None and event.topic in (Topic.UPLOAD, Topic.AGGREGATE):
+            about["examples"] = len(held)
+        counted.append(dataclasses.replace(event, about=tuple(sorted(about.items()))))
+    return View(view.position, tuple(counted))
 
 
 def _joined(shards: list[Examples], like: Examples) -> Examples:

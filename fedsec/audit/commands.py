@@ -63,7 +63,8 @@ def plan(path: Path, *, overrides: list[str], json: bool) -> int:
     known: dict[str, float] = {}
     if folder.is_dir():
         with Store(folder) as store:
-            done = {task.key for task in (*made.trainings, *made.cells) if store.has(task.key)}
+            keys = [t.key for t in made.trainings] + [c.key for c in made.cells]
+            done = {key for key in keys if store.has(key)}
             known = store.seconds()
     summary = _summary(loaded, made, done, known)
     if json:

@@ -49,7 +49,8 @@ class _Graph:
             self._provider[training.key] = training
             if training.transcript:
                 self._provider[training.transcript] = training
-        for task in (*plan.trainings, *plan.cells):
+        tasks: list[Task] = [*plan.trainings, *plan.cells]
+        for task in tasks:
             if self._finished(task):
                 run.reused += 1
             else:

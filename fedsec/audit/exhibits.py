@@ -25,9 +25,12 @@ def _thin(images: Tensor) -> Tensor:
     return images
 
 
-def gallery(arrays: Mapping[str, Tensor], *, show_originals: bool) -> dict[str, Any] | None:
-    """Originals (or ``None`` if they may not be shown), reconstructions and scores, best to worst."""
-    if "gallery/reconstruction" not in arrays:
+def gallery(arrays: Mapping[str, Tensor], *, show_originals: bool, derived: bool) -> dict[str, Any] | None:
+    """Originals (or ``None`` if they may not be shown), reconstructions and scores, best to worst.
+
+    ``derived`` pictures are made from the originals (adversarial examples): they show them, and go with them.
+    """
+    if "gallery/reconstruction" not in arrays or (derived and not show_originals):
         return None
     made = arrays["gallery/reconstruction"]
     count = made.shape[0]
@@ -48,10 +51,10 @@ def gallery(arrays: Mapping[str, Tensor], *, show_originals: bool) -> dict[str, 
     }
 
 
-def exhibits(arrays: Mapping[str, Tensor], *, show_originals: bool) -> dict[str, Any]:
+def exhibits(arrays: Mapping[str, Tensor], *, show_originals: bool, derived: bool) -> dict[str, Any]:
     """Everything that the report can draw of a cell."""
     found: dict[str, Any] = {}
-    pictures = gallery(arrays, show_originals=show_originals)
+    pictures = gallery(arrays, show_originals=show_originals, derived=derived)
     if pictures is not None:
         found["gallery"] = pictures
     if "roc/fpr" in arrays:

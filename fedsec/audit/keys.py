@@ -51,10 +51,10 @@ def _class_fingerprint(cls: type) -> str:
 def plugin_fingerprint(plugin: Plugin) -> dict[str, Any]:
     """What identifies a plugin's behaviour: parameters, revision, sources; nested plugins included."""
     nested = {name: plugin_fingerprint(value) for name, value in vars(plugin).items() if isinstance(value, Plugin)}
-    cls = type(plugin)
+    cls: type = type(plugin)
     return {
         "spec": plugin.spec(),
-        "revision": cls.revision,
+        "revision": plugin.revision,
         "code": _class_fingerprint(cls),
         "class": f"{cls.__module__}.{cls.__qualname__}",
         "nested": nested,

@@ -20,6 +20,7 @@ from fedsec.protocol.parties import Adversary
 from fedsec.randomness import numpy_generator
 from fedsec.statistics.pooling import Pooled, pool
 from fedsec.statistics.severity import severity_of
+from fedsec.threat import Capability
 
 NOT_RUN = "not run yet: the audit was stopped before its turn"
 
@@ -44,6 +45,7 @@ class Assembly:
         self._stacks = {entry.label: entry for entry in config.stacks}
         self._honest = {(t.stack, t.seed): t for t in plan.trainings if not t.attack}
         self._trained: dict[str, Stored] = {}
+        self.control = next(entry.label for entry in config.stacks if not entry.defenses)
         self.cells = [self._collect(cell) for cell in plan.cells]
 
     def _collect(self, cell: Cell) -> _Collected:
@@ -93,7 +95,7 @@ class Assembly:
     def findings(self) -> list[dict[str, Any]]:
         """One finding per attack and stack over the seeds."""
         rows = [self._finding(attack, stack) for attack in self.config.attacks for stack in self.config.stacks]
-        succeeded = {row["attack"]: _succeeded(row) for row in rows if row["stack"] == "none"}
+        succeeded = {row["attack"]: _succeeded(row) for row in rows if row["stack"] == self.control}
         for row in rows:
             row["control_succeeded"] = succeeded.get(row["attack"])
         return rows
@@ -134,6 +136,7 @@ class Assembly:
         row["exhibits"] = exhibits(
             {k.removeprefix("x/"): v for k, v in _stored(measured[0]).tensors.items() if k.startswith("x/")},
             show_originals=self._show,
+            derived=Capability.TESTING_DATA_CONTROL in plugin.threat.capabilities,
         )
         row["cost"] = {"seconds_per_cell": sum(_stored(i).document["seconds"] for i in measured) / len(measured)}
         if isinstance(plugin, Adversary):
@@ -167,7 +170,7 @@ class Assembly:
             row: dict[str, Any] = {"stack": stack.label, "seeds": [seed for seed, _ in done]}
             if done:
                 row.update(self._utility(stack.label, done))
-                if stack.label == "none":
+                if stack.label == self.control:
                     base = row
                 for name, key in (
                     ("ratio_upload", "upload_bytes_per_client_round"),
@@ -208,7 +211,7 @@ class Assembly:
         """Accuracy lost to the defense, paired by seed and test example."""
         pairs = []
         for seed, stored in done:
-            honest = self._honest.get(("none", seed))
+            honest = self._honest.get((self.control, seed))
             control = self.training(honest) if honest else None
             if control is None or "correct" not in stored.tensors:
                 return None
@@ -221,7 +224,7 @@ class Assembly:
         rows = []
         for stack in self.config.stacks:
             trained = [self.training(t) for (label, _), t in self._honest.items() if label == stack.label]
-            claims = next((s.document["claims"] for s in trained if s is not None), [])
+            claims: list[dict[str, Any]] = next((s.document["claims"] for s in trained if s is not None), [])
             ok = bool(trained) and all(s is not None for s in trained)
             rows.append(
                 {

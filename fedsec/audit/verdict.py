@@ -71,6 +71,8 @@ def judge(
     findings: Sequence[dict[str, Any]],
     utilities: Sequence[dict[str, Any]],
     cells: Sequence[dict[str, Any]],
+    *,
+    undefended: str,
 ) -> dict[str, Any]:
     """The verdict: gates, completeness, the worst severity without a defense and with the best one."""
     results = [check_gate(gate, findings, utilities) for gate in gates]
@@ -83,17 +85,17 @@ def judge(
         "status": status,
         "complete": complete,
         "worst": max(worst, key=ORDER.index) if worst else None,
-        "sentence": _sentence(findings, complete=complete, counts=counts),
+        "sentence": _sentence(findings, undefended=undefended, complete=complete, counts=counts),
         "gates": results,
     }
 
 
-def _sentence(findings: Sequence[dict[str, Any]], *, complete: bool, counts: dict[str, int]) -> str:
+def _sentence(findings: Sequence[dict[str, Any]], *, undefended: str, complete: bool, counts: dict[str, int]) -> str:
     """What a decision-maker reads first."""
-    control = [f for f in findings if f["stack"] == "none" and f["status"] == "measured"]
+    control = [f for f in findings if f["stack"] == undefended and f["status"] == "measured"]
     serious = [f for f in control if f["severity"] in ("high", "critical")]
     text = f"Without a defense {len(serious)} of {len(control)} attacks are high or critical."
-    stacks = {f["stack"] for f in findings} - {"none"}
+    stacks = {f["stack"] for f in findings} - {undefended}
     if stacks and serious:
         names = {f["attack"] for f in serious}
 

@@ -113,7 +113,7 @@ class Federation:
             if facts is None:
                 raise ValueError("an adversary needs the public facts of the federation")
             self._coalition = _Coalition(adversary, facts, derive_seed(setup.seed, "adversary", adversary.name))
-        self._trainer_options = {"engine": engine, "workers": workers}
+        self._engine, self._workers = engine, workers
         self._present: list[tuple[int, int]] = []
         # Where a stage makes every client count once, nobody's number of examples travels.
         once = any(defense.unit_weights for defense in stack)
@@ -168,13 +168,12 @@ class Federation:
 
     def _trainer(self, *, honest: bool) -> CohortTrainer:
         hooks = self.stages.local_hooks if honest else ()
-        workers = self._trainer_options["workers"] if honest else 1
         return CohortTrainer(
             self.setup.model,
             self.setup.local,
             hooks=hooks,
-            engine=str(self._trainer_options["engine"]),
-            workers=int(workers),
+            engine=self._engine,
+            workers=self._workers if honest else 1,
             device=self.setup.device,
             pool=self.setup.split.clients,
         )

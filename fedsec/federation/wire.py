@@ -61,7 +61,8 @@ def acceptable(values: Tensor, *, size: int, ledger: Ledger) -> Tensor:
     huge = norms.isfinite() & (norms > MAX_NORM)
     for reason, rows in (("NaN", nan), ("Inf", infinite), ("huge norm", huge)):
         ledger.refuse(reason, int(rows.sum()))
-    return ~(nan | infinite | huge)
+    accepted: Tensor = ~(nan | infinite | huge)
+    return accepted
 
 
 @dataclass

@@ -95,7 +95,7 @@ class Cohort:
         return self._chunks
 
     def matrix(self) -> tuple[tuple[int, ...], Plain]:
-        """Identities and the whole round as one ``(n, d)`` matrix (memory ``4 n d`` bytes), ``(0, d)`` if nobody answered."""
+        """Identities and the whole round as one ``(n, d)`` matrix: ``4 n d`` bytes; ``n`` may be 0."""
         clients: list[int] = []
         values = [self._nobody.values]
         weights = [self._nobody.weights]
@@ -129,8 +129,9 @@ class Defense(Plugin):
 
     @property
     def enforcement(self) -> EnforcedBy:
-        """Who enforces its client-side hooks."""
-        return EnforcedBy.CLIENT
+        """Who enforces it: clients, if it has a hook that clients run."""
+        client_side = any(self.implements(hook) for hook in ("data", "local", "seal"))
+        return EnforcedBy.CLIENT if client_side else EnforcedBy.SERVER
 
     def problems(self, setting: Setting) -> Sequence[tuple[str, str]]:
         """Why it cannot work in this federation: ``(what was found and why, what to type instead)`` each."""
