@@ -1,0 +1,27 @@
+"""Virtual environments of the peers, made on first use under ``bench-envs/`` (never committed)."""
+
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+ENVIRONMENTS = ROOT / "bench-envs"
+PEERS = {"flower": ["flwr[simulation]==1.41.0", "ray==2.55.1"], "pfl": ["pfl==0.6.0"]}
+
+
+def python(name):
+    """The interpreter of a peer's environment; torch goes in first, of this environment's own version."""
+    folder = ENVIRONMENTS / name
+    interpreter = folder / "bin" / "python"
+    ready = folder / ".ready"
+    if not ready.exists():
+        print(f"making {folder.relative_to(ROOT)}", file=sys.stderr)
+        venv.create(folder, with_pip=True)
+        pinned = f"torch=={torch.__version__.split('+')[0]}"
+        for wanted in ([pinned, "numpy"], [pinned, *PEERS[name]]):
+            subprocess.run([interpreter, "-m", "pip", "install", "--quiet", *wanted], check=True)
+        ready.touch()
+    return interpreter
