@@ -137,7 +137,7 @@ class Audit:
         plan = make_plan(self.config, builder, only=only)
         if jobs is None:
             # A GPU is shared by all federations; a CPU runs one federation per core.
-            jobs = 1 if builder.device.type == "cuda" else max(1, len(os.sched_getaffinity(0)))
+            jobs = 1 if builder.device.type == "cuda" else _cores()
         with Store(folder / "store", fresh=fresh) as store:
             run = execute(self.config, plan, store, jobs=jobs, display=make_display(progress))
             document = self._document(builder, plan, store, run, jobs)
@@ -195,6 +195,14 @@ class Audit:
             "coverage": coverage(cells),
             "opens": assembly.opens(),
         }
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # only Linux has it
+        return os.cpu_count() or 1
 
 
 def render(document: dict[str, Any], form: str) -> str:

@@ -132,7 +132,9 @@ class Workbench:
         held = truth(setup, stack, attack, events=seen_events, released=released, challenge=challenge)
         facts = public_facts(setup, stack, attack, challenge=challenge, labels=labels_behind(held.behind))
         view = with_counts(view, held.behind) if Knowledge.COUNTS in attack.threat.knowledge else view
-        evidence = attack.run(view, facts, generator=generator(setup.seed, "attack", attack.name, task.attack))
+        # Like the key, draws do not depend on the label: one attack under two labels has one result.
+        place = attack.name if position == attack.threat.position else f"{attack.name}@{position}"
+        evidence = attack.run(view, facts, generator=generator(setup.seed, "attack", attack.name, place))
         return _judge(attack.judge).measure(evidence, held)
 
     def _view(

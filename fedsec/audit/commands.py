@@ -10,7 +10,7 @@ from typing import Any
 
 from fedsec.audit.api import Audit, render
 from fedsec.audit.plan import Plan
-from fedsec.audit.store import Store
+from fedsec.audit.store import glance
 from fedsec.audit.verdict import ExitCode, exit_code
 from fedsec.errors import DataError
 
@@ -58,14 +58,9 @@ def plan(path: Path, *, overrides: list[str], json: bool) -> int:
     """Print what an audit would do; nothing trains."""
     loaded = Audit.load(path, overrides)
     made = loaded.plan()
-    folder = loaded.default_output() / "store"
-    done: set[str] = set()
-    known: dict[str, float] = {}
-    if folder.is_dir():
-        with Store(folder) as store:
-            keys = [t.key for t in made.trainings] + [c.key for c in made.cells]
-            done = {key for key in keys if store.has(key)}
-            known = store.seconds()
+    files, known = glance(loaded.default_output() / "store")
+    done = {t.key for t in made.trainings if files.has(t.key) and (not t.transcript or files.has(t.transcript))}
+    done.update(cell.key for cell in made.cells if files.has(cell.key))
     summary = _summary(loaded, made, done, known)
     if json:
         _say(json_format.dumps(summary, indent=1))
@@ -84,16 +79,15 @@ def plan(path: Path, *, overrides: list[str], json: bool) -> int:
 def _summary(loaded: Audit, made: Plan, done: set[str], known: dict[str, float]) -> dict[str, Any]:
     from fedsec.protocol.compose import holders_of
 
-    waiting = {
-        "training": sum(t.key not in done for t in made.trainings),
-        "cell": sum(c.key not in done for c in made.cells),
-    }
+    # The same thing under two labels is computed once.
+    trainings, cells = {t.key: t for t in made.trainings}, {c.key for c in made.cells}
+    waiting = {"training": len(trainings.keys() - done), "cell": len(cells - done)}
     seconds = sum(count * known[kind] for kind, count in waiting.items() if kind in known)
     estimable = all(kind in known or not count for kind, count in waiting.items())
     return {
         "cells": len(made.cells),
-        "trainings": len(made.trainings),
-        "honest": sum(not t.attack for t in made.trainings),
+        "trainings": len(trainings),
+        "honest": sum(not t.attack for t in trainings.values()),
         "finished": len(done),
         "seconds": seconds if estimable else None,
         "seeds": list(loaded.config.seeds),

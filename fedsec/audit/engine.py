@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from fedsec.audit.bench import Workbench
 from fedsec.audit.plan import Cell, Plan, Training
 from fedsec.audit.pool import Message, Pool
@@ -49,8 +51,11 @@ class _Graph:
             self._provider[training.key] = training
             if training.transcript:
                 self._provider[training.transcript] = training
+        unique: dict[str, Task] = {}
         tasks: list[Task] = [*plan.trainings, *plan.cells]
         for task in tasks:
+            unique.setdefault(task.key, task)  # the same thing under two labels is computed once
+        for task in unique.values():
             if self._finished(task):
                 run.reused += 1
             else:
@@ -118,7 +123,7 @@ def execute(config: AuditConfig, plan: Plan, store: Store, *, jobs: int, display
     run = Run()
     started = time.perf_counter()
     graph = _Graph(plan, store, run)
-    display.begin(len(plan.trainings) + len(plan.cells), run.reused, graph.remaining(), store.seconds(), max(jobs, 1))
+    display.begin(run.reused + len(graph), run.reused, graph.remaining(), store.seconds(), max(jobs, 1))
     try:
         if len(graph):
             (_inline if jobs == 0 else _parallel)(config, graph, store, run, jobs, display)
@@ -131,15 +136,21 @@ def execute(config: AuditConfig, plan: Plan, store: Store, *, jobs: int, display
 
 def _inline(config: AuditConfig, graph: _Graph, store: Store, run: Run, jobs: int, display: Display) -> None:
     bench = Workbench(config, store.artifacts.folder)
-    while (task := graph.take()) is not None:
-        store.started(task.key)
-        display.started(task.key, task.label)
-        try:
-            value = bench.run(task, _reporter(display, task.key))
-        except Exception:
-            _lost(task, traceback.format_exc(), graph, store, display)
-        else:
-            _kept(task, value, graph, store, run, display)
+    # One thread, as in a worker: the order of sums, and so the result, must not depend on where it runs.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        while (task := graph.take()) is not None:
+            store.started(task.key)
+            display.started(task.key, task.label)
+            try:
+                value = bench.run(task, _reporter(display, task.key))
+            except (Exception, SystemExit):
+                _lost(task, traceback.format_exc(), graph, store, display)
+            else:
+                _kept(task, value, graph, store, run, display)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _reporter(display: Display, key: str) -> Callable[[int, int], None]:
@@ -191,5 +202,5 @@ def _lost(task: Task, reason: str, graph: _Graph, store: Store, display: Display
     store.failed(task.key, kind=kind_of(task), label=task.label, reason=reason)
     display.failed(task.key, kind_of(task), task.label, reason)
     for cell in graph.failed(task, reason):
-        store.failed(cell.key, kind="cell", label=cell.label, reason=f"{task.label} failed")
+        store.failed(cell.key, kind="cell", label=cell.label, reason=f"{task.label} failed:\n{reason}")
         display.failed(cell.key, "cell", cell.label, f"{task.label} failed")

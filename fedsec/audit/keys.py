@@ -15,8 +15,9 @@ import torch
 import fedsec
 from fedsec.plugin import Plugin
 
-TRAINING_CODE = ("data", "federation", "models", "protocol")
-JUDGING_CODE = ("judges", "statistics")
+_RUNNING = ("audit/bench.py", "audit/build.py", "audit/challenge.py", "audit/transcripts.py")
+TRAINING_CODE = ("data", "federation", "models", "protocol", *_RUNNING)
+JUDGING_CODE = ("judges", "statistics", *_RUNNING)
 
 
 def digest(value: Any) -> str:
@@ -33,12 +34,12 @@ def _digest_files(files: Iterable[Path]) -> str:
 
 
 @functools.cache
-def code_fingerprint(folders: tuple[str, ...]) -> str:
-    """Digest of the sources of some of fedsec's own folders, and of its top-level modules."""
+def code_fingerprint(places: tuple[str, ...]) -> str:
+    """Digest of the sources of some of fedsec's own folders and files, and of its top-level modules."""
     root = Path(inspect.getfile(fedsec)).parent
     files = list(root.glob("*.py"))
-    for folder in folders:
-        files.extend((root / folder).rglob("*.py"))
+    for place in (root / name for name in places):
+        files.extend(place.rglob("*.py") if place.is_dir() else [place])
     return _digest_files(files)
 
 

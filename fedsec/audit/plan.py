@@ -81,7 +81,7 @@ class Plan:
     """What an audit will do.
 
     Attributes:
-        trainings: in order.
+        trainings: in order; those with one key are one training under several labels.
         cells: in order.
         excluded: ``(attack, stack, seed)`` that ``--only`` leaves out.
     """
@@ -156,7 +156,7 @@ def make_plan(config: AuditConfig, builder: Builder, *, only: Iterable[str] = ()
     chosen = _filters(config, only)
     base = _base_key(config, builder)
     wanted = wanted_by(config.attacks, config.federation.rounds)
-    trainings: dict[str, Training] = {}
+    trainings: dict[tuple[str, str, str], Training] = {}
     cells: list[Cell] = []
     excluded: list[tuple[str, str, int]] = []
     for seed in config.seeds:
@@ -164,7 +164,7 @@ def make_plan(config: AuditConfig, builder: Builder, *, only: Iterable[str] = ()
             honest = _training(base, stack, None, seed, wanted)
             # Utility of every stack is reported, so its honest training always runs.
             if _kept(chosen, {"stack": stack.label, "seed": str(seed)}):
-                trainings[honest.key] = honest
+                trainings[honest.key, honest.stack, ""] = honest
             for attack in config.attacks:
                 if not _kept(chosen, {"attack": attack.label, "stack": stack.label, "seed": str(seed)}):
                     excluded.append((attack.label, stack.label, seed))
@@ -172,7 +172,7 @@ def make_plan(config: AuditConfig, builder: Builder, *, only: Iterable[str] = ()
                 attacked = None
                 if isinstance(attack.plugin, Adversary):
                     attacked = _training(base, stack, attack, seed, {})
-                    trainings[attacked.key] = attacked
+                    trainings[attacked.key, attacked.stack, attacked.attack] = attacked
                 cells.append(_cell(config, attack, stack, seed, honest, attacked))
     return Plan(trainings=tuple(trainings.values()), cells=tuple(cells), excluded=tuple(excluded))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -10,9 +11,10 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any, Protocol
 
 PR_SET_PDEATHSIG = 1
@@ -55,28 +57,53 @@ def _die_with_parent(parent: int) -> None:
             os._exit(1)
 
 
-def _serve(pipe: Connection, make: Callable[..., Bench], arguments: tuple[Any, ...], parent: int) -> None:
+def _serve(pipe: Connection, parent: int) -> None:
     _die_with_parent(parent)
+    # Ctrl-C reaches the whole process group; the parent decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    import torch
-
-    torch.set_num_threads(1)
     bench: Bench | None = None
+    broken = ""
+    try:
+        # What takes long to import comes only now, after a death of the parent can be noticed.
+        make, arguments = pipe.recv()
+        import torch
+
+        torch.set_num_threads(1)
+        bench = make(*arguments)
+    except EOFError:
+        return
+    except Exception:
+        broken = traceback.format_exc()
     while True:
         try:
             number, task = pipe.recv()
         except EOFError:
             return
+        if bench is None:
+            pipe.send((number, "failed", broken))
+            continue
+
+        def progress(done: int, total: int, number: int = number) -> None:
+            pipe.send((number, "progress", (done, total)))
+
         try:
-            if bench is None:
-                bench = make(*arguments)
-
-            def progress(done: int, total: int, number: int = number) -> None:
-                pipe.send((number, "progress", (done, total)))
-
             pipe.send((number, "done", bench.run(task, progress)))
         except Exception:
             pipe.send((number, "failed", traceback.format_exc()))
+
+
+@contextlib.contextmanager
+def _starting() -> Iterator[None]:
+    """While a worker starts: it inherits a blocked Ctrl-C, and does not run the parent's main program again."""
+    resource_tracker.ensure_running()  # it unblocks signals when it starts
+    main = sys.modules["__main__"]
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 class Pool:
@@ -116,22 +143,28 @@ class Pool:
 
     def submit(self, number: int, task: Any) -> None:
         """Give a task to a free worker."""
+        for idle in [w for w in self._workers if w.task is None and not w.process.is_alive()]:
+            idle.pipe.close()
+            self._workers.remove(idle)
         worker = next((w for w in self._workers if w.task is None), None)
         if worker is None:
             if len(self._workers) >= self._jobs:
                 raise RuntimeError("no worker is free")
             worker = self._start()
         worker.task = number
-        worker.pipe.send((number, task))
+        with contextlib.suppress(OSError):  # it died just now, which `messages` tells
+            worker.pipe.send((number, task))
 
     def _start(self) -> _Worker:
         ours, theirs = self._context.Pipe()
-        arguments = (theirs, self._make, self._arguments, os.getpid())
-        process = self._context.Process(target=_serve, args=arguments, daemon=False)
-        process.start()
+        process = self._context.Process(target=_serve, args=(theirs, os.getpid()), daemon=False)
+        with _starting():
+            process.start()
+            worker = _Worker(process, ours)
+            self._workers.append(worker)
         theirs.close()
-        worker = _Worker(process, ours)
-        self._workers.append(worker)
+        with contextlib.suppress(OSError):
+            ours.send((self._make, self._arguments))
         return worker
 
     def messages(self, timeout: float) -> Iterator[Message]:
@@ -141,8 +174,9 @@ class Pool:
             worker = busy[ready]  # type: ignore[index]
             try:
                 number, event, value = worker.pipe.recv()
-            except (EOFError, ConnectionResetError):
+            except (EOFError, OSError):  # an OSError where it died in the middle of a message
                 worker.process.join()
+                worker.pipe.close()
                 self._workers.remove(worker)
                 task, worker.task = worker.task, None
                 if task is not None:

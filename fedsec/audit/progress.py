@@ -8,6 +8,10 @@ import sys
 import time
 from typing import IO, Any, Protocol
 
+from fedsec.errors import FedsecError
+
+MODES = ("auto", "rich", "plain", "json", "none")
+
 
 class Display(Protocol):
     """Where the progress of a run goes."""
@@ -44,6 +48,10 @@ class Clock:
         self._waiting[kind] = max(0, self._waiting.get(kind, 0) - 1)
         self._sum[kind] = self._sum.get(kind, 0.0) + seconds
         self._count[kind] = self._count.get(kind, 0) + 1
+
+    def lost(self, kind: str) -> None:
+        """A task of this kind failed: its time says nothing about the others."""
+        self._waiting[kind] = max(0, self._waiting.get(kind, 0) - 1)
 
     @property
     def left(self) -> float | None:
@@ -118,7 +126,7 @@ class Lines(Silent):
 
     def failed(self, key: str, kind: str, label: str, reason: str) -> None:
         """Say what failed, with the last line of the traceback."""
-        self._clock.took(kind, 0.0)
+        self._clock.lost(kind)
         self._done += 1
         self._say(f"FAILED {label}: {reason.strip().splitlines()[-1] if reason.strip() else '?'}")
 
@@ -198,19 +206,20 @@ class Rich(Silent):
         if key in self._running:
             self._bars.update(self._running[key], completed=done, total=total)
 
-    def _gone(self, key: str, kind: str, seconds: float) -> None:
+    def _gone(self, key: str) -> None:
         if key in self._running:
             self._bars.remove_task(self._running.pop(key))
-        self._clock.took(kind, seconds)
         self._bars.update(self._whole, advance=1, left=readable(self._clock.left))
 
     def finished(self, key: str, kind: str, seconds: float) -> None:
         """Remove a task's bar."""
-        self._gone(key, kind, seconds)
+        self._clock.took(kind, seconds)
+        self._gone(key)
 
     def failed(self, key: str, kind: str, label: str, reason: str) -> None:
         """Remove a task's bar and show the whole reason."""
-        self._gone(key, kind, 0.0)
+        self._clock.lost(kind)
+        self._gone(key)
         self._bars.console.print(f"FAILED {label}", style="bold red", markup=False)
         self._bars.console.print(reason.rstrip(), markup=False, highlight=False)
 
@@ -223,7 +232,13 @@ class Rich(Silent):
 
 
 def make_display(mode: str) -> Display:
-    """The display of ``auto``, ``rich``, ``plain``, ``json`` or ``none``; everything goes to standard error."""
+    """The display of ``auto``, ``rich``, ``plain``, ``json`` or ``none``; everything goes to standard error.
+
+    Raises:
+        FedsecError: it is none of them.
+    """
+    if mode not in MODES:
+        raise FedsecError(f"there is no progress display {mode!r}; there are {', '.join(MODES)}")
     if mode == "auto":
         mode = "rich" if sys.stderr.isatty() and not os.environ.get("CI") else "plain"
     if mode == "rich":

@@ -6,6 +6,7 @@ truth and the index follows it, so a process killed between the two loses nothin
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -88,8 +89,14 @@ class Artifacts:
         return Stored(document, loaded)
 
     def has(self, key: str) -> bool:
-        """Whether a result with this key is there, whole."""
-        return self.path(key).is_file()
+        """Whether a result with this key is there, whole: a file cut short is none."""
+        if not self.path(key).is_file():
+            return False
+        try:
+            self.read(key, tensors=False)
+        except FedsecError:
+            return False
+        return True
 
 
 class Store:
@@ -103,10 +110,13 @@ class Store:
             fresh: forget everything first.
 
         Raises:
-            FedsecError: another audit holds it.
+            FedsecError: another audit holds it, or nothing can be written there.
         """
-        folder.mkdir(parents=True, exist_ok=True)
-        self._lock: IO[str] = (folder / "lock").open("w")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock: IO[str] = (folder / "lock").open("w")
+        except OSError as error:
+            raise FedsecError(f"{folder} cannot be written: {error.strerror}; give another --output") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -120,10 +130,12 @@ class Store:
                 file.unlink()
         self.artifacts = Artifacts(folder / "artifacts")
         self._sweep()
-        self._index = sqlite3.connect(folder / "index.sqlite", isolation_level=None)
-        self._index.execute("PRAGMA journal_mode=WAL")
-        self._index.execute("PRAGMA synchronous=NORMAL")
-        self._index.executescript(_SCHEMA)
+        try:
+            self._index = _open(folder / "index.sqlite")
+        except sqlite3.DatabaseError:  # damaged; it follows the files and is made again from them
+            for file in folder.glob("index.sqlite*"):
+                file.unlink()
+            self._index = _open(folder / "index.sqlite")
 
     def __enter__(self) -> Store:
         return self
@@ -144,10 +156,17 @@ class Store:
             leftover.unlink(missing_ok=True)
 
     def has(self, key: str) -> bool:
-        """Whether a result is finished (a file without its line in the index is finished: the line is added)."""
+        """Whether a result is finished (a file without its line in the index is finished: the line is added).
+
+        A file that cannot be read is removed with its line, and computed again.
+        """
         known = self._index.execute("SELECT 1 FROM result WHERE key = ?", (key,)).fetchone() is not None
         there = self.artifacts.has(key)
-        if there and not known:
+        if not there:
+            self.artifacts.path(key).unlink(missing_ok=True)
+            if known:
+                self._index.execute("DELETE FROM result WHERE key = ?", (key,))
+        elif not known:
             document = self.artifacts.read(key, tensors=False).document
             self._add(key, str(document.get("kind", "?")), str(document.get("label", "?")), 0.0)
         return there
@@ -174,8 +193,7 @@ class Store:
 
     def seconds(self) -> dict[str, float]:
         """Mean seconds of the finished results, by kind."""
-        rows = self._index.execute("SELECT kind, AVG(seconds) FROM result WHERE seconds > 0 GROUP BY kind")
-        return {str(kind): float(mean) for kind, mean in rows}
+        return _seconds(self._index)
 
     def journal(self) -> list[tuple[str, str]]:
         """``(key, event)`` in order; events are ``start``, ``finish`` and ``fail``."""
@@ -190,3 +208,30 @@ class Store:
     def _journal(self, key: str, event: str) -> None:
         values = (key, event, time.time())
         self._index.execute("INSERT INTO journal (key, event, created) VALUES (?, ?, ?)", values)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    index = sqlite3.connect(path, isolation_level=None)
+    try:
+        index.execute("PRAGMA journal_mode=WAL")
+        index.execute("PRAGMA synchronous=NORMAL")
+        index.executescript(_SCHEMA)
+    except sqlite3.DatabaseError:
+        index.close()
+        raise
+    return index
+
+
+def _seconds(index: sqlite3.Connection) -> dict[str, float]:
+    rows = index.execute("SELECT kind, AVG(seconds) FROM result WHERE seconds > 0 GROUP BY kind")
+    return {str(kind): float(mean) for kind, mean in rows}
+
+
+def glance(folder: Path) -> tuple[Artifacts, dict[str, float]]:
+    """The files of a store and the mean seconds of its results by kind, without holding it: an audit may be running."""
+    known: dict[str, float] = {}
+    path = folder / "index.sqlite"
+    if path.is_file():
+        with contextlib.closing(sqlite3.connect(path)) as index, contextlib.suppress(sqlite3.DatabaseError):
+            known = _seconds(index)
+    return Artifacts(folder / "artifacts"), known
