@@ -81,7 +81,6 @@ class Sequential(Engine):
     def _client(self, lane: SingleLane, shard: Shard, order: Order, start: Tensor) -> None:
         local = self._local
         plain = local.optimizer == "sgd" and not local.weight_decay and not local.proximal
-        parameters = [parameter.detach() for parameter in lane.parameters]
         state = initial_state(local.optimizer, lane.state)
         origin = lane.place(start) if local.proximal else lane.state
         flat = lane.state.new_empty(0 if plain else lane.state.shape[0])
@@ -92,7 +91,7 @@ class Sequential(Engine):
             gradients = self._step(lane, x, y)
             with torch.no_grad():
                 if plain:
-                    torch._foreach_add_(parameters, [g.detach() for g in gradients], alpha=-local.learning_rate)
+                    torch._foreach_add_(lane.weights, list(gradients), alpha=-local.learning_rate)
                     continue
                 gradient = penalised(local, lane.gather(gradients, flat), lane.state, origin)
                 new, state = local_step(local, lane.state, gradient, state, step=index)

@@ -22,6 +22,7 @@ class SingleLane(Lanes):
 
     Attributes:
         state: ``(trainable,)`` the parameters; `parameters` are views into it.
+        weights: the same views without gradients, for updates in place.
         statistics: ``(d - trainable,)`` the float buffers. Autograd counts writes to a storage, so they have their own.
         channels_last: whether kernels and images are laid out so.
     """
@@ -34,7 +35,10 @@ class SingleLane(Lanes):
         self.state = torch.zeros(layout.trainable, device=device, dtype=dtype)
         self.statistics = torch.zeros(layout.size - layout.trainable, device=device, dtype=dtype)
         weights = tuple(self._view(slot, self.state) for slot in layout.parameters)
-        self.parameters = tuple(weight.unsqueeze(0).detach().requires_grad_() for weight in weights)
+        # `.data`, not `.detach()`: with a version counter of its own, a write to the state between steps does not make
+        # autograd rebuild the views that the module holds (as copies by as_strided).
+        self.parameters = tuple(weight.unsqueeze(0).data.requires_grad_() for weight in weights)
+        self.weights = tuple(weight.unsqueeze(0) for weight in weights)
         buffers = tuple(
             self.statistics[slot.start - layout.trainable : slot.stop - layout.trainable].view(slot.shape)
             for slot in layout.buffers
