@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -19,120 +20,90 @@ from fedsec.protocol.view import View
 from fedsec.threat import Knowledge, Paper
 
 from .base import Inversion, claimed_labels, start, threat_of
+from .lbfgs import Objective, Problem, minimise_lanes
 from .matching import Distance, LaneGradients, chunks, one_hot, scale_free_distance, squared_distance
 from .observed import Observation, observe
 from .victims import Victim, choose, is_gradient, layer_spans, surrogate_gradient
 
-Objective = Callable[[Sequence[Tensor]], Tensor]
-"""``variables, each (l, ...) -> (l,)``, differentiable."""
 
+@dataclass(frozen=True)
+class Matching:
+    """How far the gradients of dummy batches are from the observed ones, lane by lane.
 
-class _Best:
-    """The best iterate of each lane so far; a lane whose objective is not finite keeps what it had."""
+    The variables of a lane are one flat vector: ``size`` inputs and, where no labels are given, logits over classes
+    for each of them (one real target each in a regression).
 
-    def __init__(self, variables: Sequence[Tensor]) -> None:
-        self.variables = [variable.detach().clone() for variable in variables]
-        self.value = torch.full(variables[0].shape[:1], torch.inf).to(variables[0])
-
-    def offer(self, variables: Sequence[Tensor], value: Tensor) -> None:
-        better = value.detach() < self.value
-        self.value = torch.where(better, value.detach(), self.value)
-        for kept, variable in zip(self.variables, variables, strict=True):
-            kept[better] = variable.detach()[better]
-
-
-def minimise_lbfgs(
-    objective: Objective, variables: Sequence[Tensor], *, evaluations: int
-) -> tuple[list[Tensor], Tensor]:
-    """L-BFGS with a strong Wolfe line search on one lane, as its search directions mix everything it is given.
-
-    Args:
-        objective: of one lane.
-        variables: where to start, each ``(1, ...)``.
-        evaluations: of the objective and its gradient at most, but for the end of a line search (up to 25 more).
-
-    Returns:
-        The best iterate and its objective, ``(1,)``.
+    Attributes:
+        model: the architecture.
+        states: ``(l, d)`` global models.
+        targets: ``(l, p)`` gradients.
+        labels: ``(l, b, C)`` distributions (iDLG), or ``None`` to optimise them too (DLG).
+        size: inputs per lane ``b``.
+        input_shape: of one input.
+        observed: what clipping left of the targets.
+        distance: between gradients.
     """
-    leaves = [variable.detach().clone().requires_grad_() for variable in variables]
-    best = _Best(leaves)
-    optimizer = torch.optim.LBFGS(
-        leaves,
-        lr=1.0,
-        max_iter=evaluations,
-        max_eval=evaluations,
-        tolerance_grad=1e-9,
-        tolerance_change=1e-12,
-        history_size=100,
-        line_search_fn="strong_wolfe",
-    )
 
-    def closure() -> Tensor:
-        value = objective(leaves)
-        for leaf, slope in zip(leaves, torch.autograd.grad(value.sum(), leaves), strict=True):
-            leaf.grad = slope.nan_to_num().contiguous()
-        best.offer(leaves, value)
-        return value.sum().detach().nan_to_num(nan=torch.finfo(value.dtype).max)
+    model: FlatModel
+    states: Tensor
+    targets: Tensor
+    labels: Tensor | None
+    size: int
+    input_shape: tuple[int, ...]
+    observed: Observation
+    distance: Distance
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return best.variables, best.value
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs ``(k, b, *input_shape)`` and logits ``(k, b, C)`` of flat vectors.
+
+        In place of logits: targets ``(k, b)`` in a regression, nothing ``(k, 0)`` where labels are given.
+        """
+        numbers = self.size * math.prod(self.input_shape)
+        inputs = x[:, :numbers].reshape(len(x), self.size, *self.input_shape)
+        rest = x[:, numbers:]
+        soft = self.labels is None and self.model.task != "regression"
+        return inputs, rest.reshape(len(x), self.size, -1) if soft else rest
+
+    def __call__(self, lanes: Tensor) -> Objective:
+        """The objective of some lanes, and its gradient."""
+        gradients_at, observed = LaneGradients(self.model, self.states[lanes]), self.observed.of(lanes)
+        visible = observed(self.targets[lanes])
+        given = None if self.labels is None else self.labels[lanes]
+
+        def objective(x: Tensor) -> tuple[Tensor, Tensor]:
+            x = x.detach().requires_grad_()
+            inputs, free = self.split(x)
+            y = given if given is not None else free if self.model.task == "regression" else free.softmax(-1)
+            value = self.distance(observed(gradients_at(inputs, y)), visible)
+            (slope,) = torch.autograd.grad(value.sum(), x)
+            return value.detach(), slope
+
+        return objective
 
 
-def minimise_adam(
-    objective: Objective, variables: Sequence[Tensor], *, evaluations: int, learning_rate: float
-) -> tuple[list[Tensor], Tensor]:
-    """Adam on all lanes at once (lanes do not mix).
+def minimise_adam(problem: Problem, x: Tensor, *, evaluations: int, learning_rate: float) -> tuple[Tensor, Tensor]:
+    """Adam on all lanes at once.
 
     Args:
-        objective: of ``l`` lanes.
-        variables: where to start, each ``(l, ...)``.
+        problem: the objective of given lanes.
+        x: ``(l, n)`` where to start.
         evaluations: of the objective and its gradient.
         learning_rate: of Adam, in units of the variables.
 
     Returns:
-        The best iterate of each lane and its objective, ``(l,)``.
+        The best iterate of each lane, ``(l, n)``, and its objective, ``(l,)``; ``inf`` if it was nowhere finite.
     """
-    leaves = [variable.detach().clone().requires_grad_() for variable in variables]
-    best = _Best(leaves)
-    optimizer = torch.optim.Adam(leaves, lr=learning_rate)
+    objective = problem(torch.arange(len(x), device=x.device))
+    leaf = x.detach().clone().requires_grad_()
+    best, least = x.detach().clone(), torch.full(x.shape[:1], torch.inf).to(x)
+    optimizer = torch.optim.Adam([leaf], lr=learning_rate)
     for _ in range(evaluations):
-        value = objective(leaves)
-        for leaf, slope in zip(leaves, torch.autograd.grad(value.sum(), leaves), strict=True):
-            leaf.grad = slope.nan_to_num().contiguous()
-        best.offer(leaves, value)
+        value, slope = objective(leaf)
+        better = value < least
+        least, best = torch.where(better, value, least), torch.where(better.unsqueeze(1), leaf.detach(), best)
+        leaf.grad = slope.nan_to_num()
         optimizer.step()
-    return best.variables, best.value
-
-
-def gradient_distance(
-    model: FlatModel,
-    states: Tensor,
-    targets: Tensor,
-    labels: Tensor | None,
-    distance: Distance,
-    observed: Observation | None = None,
-) -> Objective:
-    """The objective of DLG (labels are a second variable) or of iDLG (labels are given).
-
-    Args:
-        model: the architecture.
-        states: ``(l, d)`` global models.
-        targets: ``(l, p)`` gradients.
-        labels: ``(l, b, C)`` distributions, or ``None`` to optimise logits (targets in a regression).
-        distance: between gradients.
-        observed: what clipping left of the targets; all if ``None``.
-    """
-    gradients_at = LaneGradients(model, states)
-    seen = observed or (lambda gradients: gradients)
-    visible = seen(targets)
-
-    def objective(variables: Sequence[Tensor]) -> Tensor:
-        y = labels
-        if y is None:
-            y = variables[1] if model.task == "regression" else variables[1].softmax(-1)
-        return distance(seen(gradients_at(variables[0], y)), visible)
-
-    return objective
+    return best, least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +120,9 @@ class L2Matching(Inversion):
     evaluations: Annotated[int, Field(ge=8, description="Double backward passes per starting point")] = 300
     optimizer: Annotated[
         Literal["lbfgs", "adam"],
-        Field(description="lbfgs: strong Wolfe line search, lane after lane; adam: all lanes at once"),
+        Field(description="lbfgs: with a strong Wolfe line search; adam: fixed learning rate"),
     ] = "lbfgs"
+    history: Annotated[int, Field(ge=1, description="Steps that L-BFGS remembers per starting point")] = 50
     learning_rate: Annotated[float, Field(gt=0, description="Of adam, in units of the inputs")] = 0.1
     init: Annotated[
         Literal["normal", "uniform"], Field(description="Starting points: N(0, 1) as in the papers, or in the bounds")
@@ -202,38 +174,36 @@ class L2Matching(Inversion):
         updates = torch.stack([victim.update for victim in victims]).repeat_interleave(self.restarts, 0)
         bounds = facts.info.bounds or (0.0, 1.0)
         unit = (-2.0, 2.0) if self.init == "normal" else bounds
-        variables = [start((len(states), size, *shape), self.init, unit, generator=generator).to(states)]
+        x = start((len(states), size, *shape), self.init, unit, generator=generator).to(states).flatten(1)
         fixed = None if labels is None else one_hot(labels, classes, states).repeat_interleave(self.restarts, 0)
         if fixed is None:
             each = () if facts.model.task == "regression" else (classes,)
-            variables.append(start((len(states), size, *each), "normal", (-2.0, 2.0), generator=generator).to(states))
-        distance = self.distance(victims, facts)
-        one_by_one = [slice(lane, lane + 1) for lane in range(len(states))]
-        lanes = one_by_one if self.optimizer == "lbfgs" else chunks(*states.shape)
-        parts = []
-        for lane in lanes:
-            goal = gradient_distance(
-                facts.model,
-                states[lane],
-                targets[lane],
-                None if fixed is None else fixed[lane],
-                distance,
-                observe(updates[lane], targets[lane], layer_spans(facts.model)),
-            )
-            parts.append(self.minimise(goal, [variable[lane] for variable in variables]))
+            logits = start((len(states), size, *each), "normal", (-2.0, 2.0), generator=generator).to(states)
+            x = torch.cat([x, logits.flatten(1)], 1)
+        spans, distance = layer_spans(facts.model), self.distance(victims, facts)
+        matching = Matching(
+            facts.model, states, targets, fixed, size, tuple(shape), observe(updates, targets, spans), distance
+        )
+        floats = states.shape[1] + 2 * self.history * x.shape[1]
+        parts = [self.minimise(matching, x, lanes) for lanes in chunks(len(x), floats)]
         value = torch.cat([part[1] for part in parts]).view(many, self.restarts)
-        found = [torch.cat([part[0][index] for part in parts]) for index in range(len(variables))]
-        found = [tensor.view(many, self.restarts, *tensor.shape[1:]) for tensor in found]
-        winner, row = value.argmin(1), torch.arange(many, device=value.device)
+        winner = value.argmin(1) + self.restarts * torch.arange(many, device=value.device)
+        inputs, claimed = matching.split(torch.cat([part[0] for part in parts])[winner])
         if labels is None:
-            labels = found[1][row, winner] if facts.model.task == "regression" else found[1][row, winner].argmax(-1)
-        return found[0][row, winner].clamp(*bounds), labels, -value[row, winner]
+            labels = claimed if facts.model.task == "regression" else claimed.argmax(-1)
+        return inputs.clamp(*bounds), labels, -value.flatten()[winner]
 
-    def minimise(self, objective: Objective, variables: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-        """Run the chosen optimizer."""
+    def minimise(self, matching: Matching, x: Tensor, lanes: slice) -> tuple[Tensor, Tensor]:
+        """Run the chosen optimizer on some of the lanes."""
+        chosen = torch.arange(len(x), device=x.device)[lanes]
+
+        def problem(rows: Tensor) -> Objective:
+            return matching(chosen[rows])
+
         if self.optimizer == "lbfgs":
-            return minimise_lbfgs(objective, variables, evaluations=self.evaluations)
-        return minimise_adam(objective, variables, evaluations=self.evaluations, learning_rate=self.learning_rate)
+            found = minimise_lanes(problem, x[lanes], evaluations=self.evaluations, history=self.history)
+            return found.x, found.value
+        return minimise_adam(problem, x[lanes], evaluations=self.evaluations, learning_rate=self.learning_rate)
 
 
 @dataclass(frozen=True, kw_only=True)

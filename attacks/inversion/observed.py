@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +31,10 @@ class Observation:
     cut: Tensor
     rescaled: Tensor
     spans: tuple[slice, ...]
+
+    def of(self, lanes: Tensor) -> Observation:
+        """The observation of some lanes, ``(k,)`` int64."""
+        return replace(self, targets=self.targets[lanes], cut=self.cut[lanes], rescaled=self.rescaled[lanes])
 
     def __call__(self, gradients: Tensor) -> Tensor:
         """``(l, p)`` to ``(l, p)``: cut where the target was; where layers were rescaled, each at unit norm."""

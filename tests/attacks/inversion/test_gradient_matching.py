@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fedsec.attacks.inversion.dlg import DeepLeakage, ImprovedDeepLeakage
+from fedsec.attacks.inversion.dlg import DeepLeakage, ImprovedDeepLeakage, Matching
 from fedsec.attacks.inversion.inverting_gradients import InvertingGradients, invert, total_variation
 from fedsec.attacks.inversion.matching import (
     LaneGradients,
@@ -15,7 +15,8 @@ from fedsec.attacks.inversion.matching import (
     scale_free_distance,
     squared_distance,
 )
-from fedsec.attacks.inversion.victims import choose, most_exposed, surrogate_gradient
+from fedsec.attacks.inversion.observed import observe
+from fedsec.attacks.inversion.victims import choose, layer_spans, most_exposed, surrogate_gradient
 from fedsec.errors import NotKnownError
 from fedsec.federation.training import LocalTraining
 from fedsec.models.flat import FlatModel
@@ -65,6 +66,36 @@ def test_which_distances_see_the_scale(seed, factor):
     ahead = best.squeeze(1) > 0
     assert torch.allclose(scale_free_distance(g, t)[ahead], slow[ahead])
     assert bool((scale_free_distance(g, t)[~ahead] >= 1).all())
+
+
+@pytest.mark.parametrize("joint", [True, False], ids=["dlg", "idlg"])
+@pytest.mark.parametrize("change", [lambda update: update, lambda update: update.clamp(-0.01, 0.01)])
+def test_the_matching_of_some_lanes_is_that_of_each_alone(networks, digits, joint, change):
+    model = networks["sigmoid-mlp"]()
+    draw = generator(6, "matching")
+    states = model.vector() + 0.1 * torch.rand(4, model.layout.size, generator=draw)
+    targets = change(0.1 * torch.randn(4, model.layout.trainable, generator=draw))
+    labels = one_hot(digits.y[:8].view(4, 2), 10, states)
+    x = torch.randn(4, 2 * 64 + 20 * joint, generator=draw)
+    spans = layer_spans(model)
+
+    def matching(rows):
+        seen = observe(targets[rows], targets[rows], spans)
+        given = None if joint else labels[rows]
+        return Matching(model, states[rows], targets[rows], given, 2, (1, 8, 8), seen, squared_distance)
+
+    rows = torch.tensor([3, 1])
+    value, slope = matching(slice(None))(rows)(x[rows])
+    for place, lane in enumerate(rows.tolist()):
+        one = matching(slice(lane, lane + 1))
+        alone_value, alone_slope = one(torch.tensor([0]))(x[lane : lane + 1])
+        assert torch.allclose(value[place], alone_value[0], rtol=1e-5)
+        assert torch.allclose(slope[place], alone_slope[0], rtol=1e-4, atol=1e-6)
+        inputs, free = one.split(x[lane : lane + 1])
+        soft = free.softmax(-1) if joint else labels[lane : lane + 1]
+        found = one.observed(LaneGradients(model, states[lane : lane + 1])(inputs, soft))
+        slow = squared_distance(found, one.observed(targets[lane : lane + 1]))
+        assert torch.allclose(alone_value, slow)
 
 
 def test_total_variation_against_a_loop():
