@@ -6,6 +6,7 @@ fields, whose types are ``Annotated[type, pydantic.Field(ge=..., description=...
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -35,8 +36,10 @@ class Plugin:
 
     def parameters(self) -> Mapping[str, Any]:
         """The parameters of this instance, as JSON-able values."""
-        fields = getattr(self, "__dataclass_fields__", {})
-        return {name: _plain(getattr(self, name)) for name in fields}
+        own: Any = self
+        if not dataclasses.is_dataclass(own):
+            return {}
+        return {field.name: _plain(getattr(own, field.name)) for field in dataclasses.fields(own)}
 
     def spec(self) -> dict[str, Any]:
         """``{name, **parameters}``: what rebuilds this object."""

@@ -247,7 +247,7 @@ def _hull(
 def _share(value: float, n: float, confidence: float) -> Interval:
     k = value * n
     whole = round(k)
-    return clopper_pearson(whole if abs(k - whole) < 1e-6 else min(k, n), n, confidence=confidence)
+    return clopper_pearson(min(whole if abs(k - whole) < 1e-6 else k, n), n, confidence=confidence)
 
 
 def _share_size(sample: _Sample) -> float:
