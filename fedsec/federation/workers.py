@@ -100,7 +100,7 @@ class Setup:
 
 
 class Workers(Engine):
-    """Clients are given to persistent processes, the longest first, each to the process with the least to do."""
+    """Clients are given to persistent processes, the longest first."""
 
     name = "workers"
 
@@ -114,7 +114,7 @@ class Workers(Engine):
         workers: int,
         pool: Examples | None,
     ) -> None:
-        self._local, self._pool = local, pool
+        self._local, self._pool, self._inner = local, pool, inner
         self._folder = _folder(0 if pool is None else pool.x.nbytes + pool.y.nbytes)
         shared = None
         if pool is not None:
@@ -149,16 +149,18 @@ class Workers(Engine):
         jobs = [self._job(row, *given) for row, given in enumerate(zip(shards, seeds, limits, strict=True))]
         busy: list[Connection] = []
         try:
-            for connection, mine in zip(self._connections, self._split(shards, jobs), strict=True):
-                if mine:
-                    connection.send(Task(start_map, updates_map, tuple(mine)))
-                    busy.append(connection)
-            while busy:
+            waiting = self._tasks(shards, jobs)
+            free = list(self._connections)
+            while waiting or busy:
+                while waiting and free:
+                    busy.append(free.pop())
+                    busy[-1].send(Task(start_map, updates_map, tuple(waiting.pop(0))))
                 ready = wait(busy)
                 for connection in [c for c in busy if c in ready]:
                     if failure := connection.recv():
                         raise WorkerError(f"a worker process failed:\n{failure}")
                     busy.remove(connection)
+                    free.append(connection)
         except (EOFError, OSError) as error:
             wait([process.sentinel for process in self._processes], timeout=1)
             codes = [str(process.exitcode) for process in self._processes if not process.is_alive()]
@@ -172,20 +174,26 @@ class Workers(Engine):
         """End the processes and remove the shared files."""
         self._closed()
 
-    def _split(self, shards: Sequence[Shard], jobs: Sequence[Job]) -> list[list[Job]]:
-        """Greedy, longest first (Graham 1969); the cost of a client is the examples it reads."""
+    def _tasks(self, shards: Sequence[Shard], jobs: Sequence[Job]) -> list[list[Job]]:
+        """What is handed out, the longest first (Graham 1969); the cost of a client is the examples it reads.
+
+        One client at a time to whoever is free; but clients that train side by side go out as one group per process.
+        """
         costs = []
         for shard, job in zip(shards, jobs, strict=True):
             steps = self._local.steps(len(shard))
             size = min(self._local.batch_size or len(shard), len(shard))
             costs.append(size * (steps if job.limit is None else min(steps, job.limit)))
+        ranked = sorted(range(len(jobs)), key=lambda i: -costs[i])
+        if self._inner == "sequential":
+            return [[jobs[index]] for index in ranked]
         loads = [0] * len(self._processes)
-        split: list[list[Job]] = [[] for _ in loads]
-        for index in sorted(range(len(jobs)), key=lambda i: -costs[i]):
-            worker = loads.index(min(loads))
-            loads[worker] += costs[index]
-            split[worker].append(jobs[index])
-        return split
+        groups: list[list[Job]] = [[] for _ in loads]
+        for index in ranked:
+            least = loads.index(min(loads))
+            loads[least] += costs[index]
+            groups[least].append(jobs[index])
+        return [group for group in groups if group]
 
     def _job(self, row: int, shard: Shard, seed: int, limit: int | None) -> Job:
         if shard.pool is self._pool:

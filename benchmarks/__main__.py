@@ -1,0 +1,7 @@
+"""Everything that is measured, one after the other: ``python -m benchmarks``."""
+
+import subprocess
+import sys
+
+for name in ("benchmarks.rounds", "benchmarks.memory"):
+    subprocess.run([sys.executable, "-m", name], check=True)
