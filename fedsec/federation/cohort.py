@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedsec.data.examples import Examples
-from fedsec.errors import ConfigurationError, Problem
+from fedsec.errors import ConfigurationError, FedsecError, Problem
 from fedsec.federation.engines import Engine, in_process, one_thread
 from fedsec.federation.hooks import LocalHook, LocalHooks
 from fedsec.federation.optimizers import LOCAL_OPTIMIZERS
@@ -25,6 +25,10 @@ from fedsec.models.stacked import why_not_stackable
 __all__ = ["ENGINES", "CohortTrainer", "LocalHooks", "Shard", "choose_engine"]
 
 ENGINES = ("auto", "sequential", "stacked", "workers")
+
+
+_LONELY = "Expected more than 1 value per channel when training"
+"""How torch's batch norm begins its refusal."""
 
 
 def choose_engine(model: FlatModel, *, device: torch.device, workers: int) -> tuple[str, str]:
@@ -89,7 +93,7 @@ class CohortTrainer:
             problems.append(Problem(path="federation.engine", found=model.name, expected=expected, hint=hint))
         if problems:
             raise ConfigurationError(problems)
-        self._model = model
+        self._model, self._local = model, local
         chosen, inner = choose_engine(model, device=torch.device(device), workers=workers)
         self.engine = chosen if engine == "auto" else engine
         self.inner = inner if engine in {"auto", "workers"} else engine
@@ -118,6 +122,10 @@ class CohortTrainer:
         Returns:
             ``(n, d)`` updates: trained minus start, float buffers (batch-norm statistics) at the tail. A client
             without examples has the update 0.
+
+        Raises:
+            ConfigurationError: a batch of one example meets a batch norm that sees one value per channel.
+            WorkerError: a worker process failed.
         """
         limits = [None] * len(shards) if max_steps is None else list(max_steps)
         if not len(shards) == len(seeds) == len(limits):
@@ -128,7 +136,12 @@ class CohortTrainer:
         updates = start.new_empty(len(shards), start.shape[0])
         if len(shards):
             with one_thread(start.device):
-                self._engine.train(start, shards, seeds, limits, list(updates))
+                try:
+                    self._engine.train(start, shards, seeds, limits, list(updates))
+                except (ValueError, FedsecError) as error:
+                    if _LONELY not in str(error):
+                        raise
+                    raise ConfigurationError([_lonely(shards, self._local)]) from error
         return updates
 
     def close(self) -> None:
@@ -142,3 +155,12 @@ class CohortTrainer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _lonely(shards: Sequence[Shard], local: LocalTraining) -> Problem:
+    """Batch norm has no variance to divide by in a batch of one."""
+    sizes = sorted({len(shard) for shard in shards if local.batch_size and len(shard) % local.batch_size == 1})
+    found = f"clients with {', '.join(map(str, sizes[:5]))} examples" if sizes else "a batch of one example"
+    hint = "Use norm: group in the model, or another batch size."
+    expected = "batch norm needs two examples in every batch, the last of an epoch included"
+    return Problem(path="federation.local.batch_size", found=found, expected=expected, hint=hint)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedsec.federation.hooks import LocalHook, LocalHooks
 from fedsec.federation.optimizers import initial_state, local_step, penalised
-from fedsec.federation.shards import Order, Shard, batch, local_order
+from fedsec.federation.shards import Order, Shard, batch, gathered, local_order
 from fedsec.federation.training import LocalTraining
 from fedsec.models.dense_step import TASKS, folded_sgd_step
 from fedsec.models.flat import FlatModel
@@ -130,6 +130,7 @@ class Stacked(Engine):
             keys[row, : len(order.bounds)] = order.keys
         keys = keys.to(state.device)
         whole = {(0, len(orders)): lanes}
+        table = _table(shards, orders)
         for index in range(steps):
             groups: dict[int, list[int]] = {}
             for row, order in enumerate(orders):
@@ -137,9 +138,14 @@ class Stacked(Engine):
                     first, last = order.bounds[index]
                     groups.setdefault(last - first, []).append(row)
             for rows in groups.values():
-                chosen = [orders[row] for row in rows]
-                picked = [order.rows[slice(*order.bounds[index])] for order in chosen]
-                x, y = batch([shards[row] for row in rows], picked, state)
+                spans = {orders[row].bounds[index] for row in rows}
+                if table is not None and len(spans) == 1:
+                    first, last = spans.pop()
+                    some = table if len(rows) == len(orders) else table[rows]
+                    x, y = gathered(shards[0].pool, some[:, first:last], state)
+                else:
+                    picked = [orders[row].rows[slice(*orders[row].bounds[index])] for row in rows]
+                    x, y = batch([shards[row] for row in rows], picked, state)
                 self._group(lanes, whole, rows, x, y, keys=keys[:, index], memory=memory, start=start, index=index)
 
     def _group(
@@ -212,6 +218,17 @@ class Stacked(Engine):
             new, memory = local_step(local, vectors, gradient, memory, step=index)
             vectors.copy_(new)
         return memory
+
+
+def _table(shards: Sequence[Shard], orders: Sequence[Order]) -> Tensor | None:
+    """The orders as one matrix on the pool's device, padded with row 0; ``None`` if the pools differ."""
+    pool = shards[0].pool
+    if any(shard.pool is not pool for shard in shards):
+        return None
+    table = torch.zeros(len(orders), max(order.rows.shape[0] for order in orders), dtype=torch.int64)
+    for row, order in enumerate(orders):
+        table[row, : order.rows.shape[0]] = order.rows
+    return table.to(pool.x.device)
 
 
 def in_process(

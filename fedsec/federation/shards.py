@@ -100,14 +100,19 @@ def batch(shards: Sequence[Shard], rows: Sequence[Tensor], like: Tensor) -> tupl
     """
     pool = shards[0].pool
     if all(shard.pool is pool for shard in shards):
-        index = (rows[0] if len(rows) == 1 else torch.cat(tuple(rows))).to(pool.x.device)
-        x, y = pool.x.index_select(0, index), pool.y.index_select(0, index)
-    else:
-        pairs = [(s.pool, r.to(s.pool.x.device)) for s, r in zip(shards, rows, strict=True)]
-        x = torch.cat([p.x.index_select(0, r) for p, r in pairs])
-        y = torch.cat([p.y.index_select(0, r) for p, r in pairs])
-    lead = (len(shards), rows[0].shape[0])
-    return as_input(x, like).view(*lead, *x.shape[1:]), as_input(y, like).view(*lead, *y.shape[1:])
+        return gathered(pool, torch.stack(tuple(rows)).to(pool.x.device), like)
+    parts = [
+        gathered(shard.pool, index.unsqueeze(0).to(shard.pool.x.device), like)
+        for shard, index in zip(shards, rows, strict=True)
+    ]
+    return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+
+
+def gathered(pool: Examples, index: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Inputs and targets at ``index (l, b)``, with these leading axes; see `batch`."""
+    flat = index.reshape(-1)
+    x, y = pool.x.index_select(0, flat), pool.y.index_select(0, flat)
+    return as_input(x, like).view(*index.shape, *x.shape[1:]), as_input(y, like).view(*index.shape, *y.shape[1:])
 
 
 def as_input(values: Tensor, like: Tensor) -> Tensor:

@@ -227,6 +227,16 @@ def test_what_cannot_work_is_refused():
         trainer.train(torch.zeros(1), [], [1])
 
 
+def test_a_batch_of_one_under_batch_norm_is_explained():
+    _, data = ZOO["resnet batch norm"]
+    module = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(192), nn.Linear(192, 3))
+    model = FlatModel.of(module, task="classification", name="user")
+    _, shards = shards_of(data, (5,))
+    for engine in ("sequential", "stacked"):
+        with pytest.raises(ConfigurationError, match="clients with 5 examples"):
+            trained(model, LocalTraining(batch_size=4), model.vector(), shards, (1,), engine)
+
+
 def test_order_covers_each_epoch_once():
     shard = Shard(examples(ZOO["mlp"][1], 10), torch.arange(10).flip(0))
     local = LocalTraining(epochs=3, batch_size=4)
