@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,9 @@ from fedsec.protocol.outcome import NotApplicable
 from fedsec.protocol.parties import Adversary, Attack
 from fedsec.protocol.stage import Defense
 from fedsec.protocol.view import View, coalition_of, project
-from fedsec.randomness import generator
+from fedsec.randomness import generator, numpy_generator
 from fedsec.registry import get
+from fedsec.statistics.pooling import pool
 from fedsec.threat import Knowledge
 
 Progress = Callable[[int, int], None]
@@ -268,6 +270,7 @@ def _judged(judgement: Judgement, document: dict[str, Any]) -> dict[str, Tensor]
                 "unit": measurement.unit,
                 "description": measurement.description,
                 "arrays": [array for array in arrays if getattr(measurement, array) is not None],
+                "alone": asdict(pool([measurement], generator=numpy_generator("pool", measurement.name))),
             }
         )
     for name, exhibit in judgement.exhibits.items():

@@ -80,16 +80,10 @@ class Assembly:
         document = item.stored.document
         row["seen"] = document.get("seen", {})
         row["cost"] = {"seconds": document["seconds"]}
-        for measurement in _measurements(item.stored):
-            pooled = _pool([measurement], item.cell.attack, item.cell.stack, measurement["name"])
-            row["metrics"][pooled.name] = {
-                "value": pooled.value,
-                "low": pooled.low,
-                "high": pooled.high,
-                "n": pooled.n,
-                "floor": pooled.floor,
-                "ceiling": pooled.ceiling,
-            }
+        for measurement in document.get("measurements", []):
+            alone = measurement["alone"]
+            kept = ("value", "low", "high", "n", "floor", "ceiling")
+            row["metrics"][measurement["name"]] = {name: alone[name] for name in kept}
         return row
 
     def findings(self) -> list[dict[str, Any]]:
@@ -314,7 +308,7 @@ def _measurements(stored: Stored) -> list[dict[str, Any]]:
     rows = []
     for row in stored.document.get("measurements", []):
         arrays = {name: stored.tensors[f"m/{row['name']}/{name}"] for name in row["arrays"]}
-        rows.append({**{k: v for k, v in row.items() if k != "arrays"}, **arrays})
+        rows.append({**{k: v for k, v in row.items() if k not in {"arrays", "alone"}}, **arrays})
     return rows
 
 

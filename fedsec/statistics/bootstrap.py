@@ -14,7 +14,7 @@ from fedsec.statistics.intervals import Floats, Interval, scores_and_truths
 Statistic = Callable[[Floats], Floats]
 """``(replicates, n) counts -> (replicates,)``; ``nan`` where a replicate does not define it."""
 
-REPLICATES = 2000
+REPLICATES = 1000
 _CHUNK = 2_000_000
 """Elements of a block of counts, to bound memory (16 MB)."""
 
@@ -23,6 +23,13 @@ def mean_of(units: ArrayLike) -> Statistic:
     """The weighted mean."""
     values = np.asarray(units, dtype=np.float64)
     return lambda counts: np.asarray(counts @ values / counts.sum(1), dtype=np.float64)
+
+
+def resample_mean(units: Floats, replicates: int, *, generator: np.random.Generator) -> Floats:
+    """Bootstrap replicates of the mean of units that take few values: one multinomial draw each, equal in law."""
+    values, counts = np.unique(units, return_counts=True)
+    drawn = generator.multinomial(len(units), counts / len(units), size=replicates)
+    return np.asarray(drawn @ values / len(units), dtype=np.float64)
 
 
 def auc_of(scores: ArrayLike, truths: ArrayLike) -> Statistic:

@@ -78,6 +78,10 @@ class Pooled:
     resolution: float | None
 
 
+_FEW = 16
+"""Units with at most so many distinct values are resampled by value."""
+
+
 @dataclass(frozen=True)
 class _Sample:
     """The units of one seed as arrays, and the statistic on them."""
@@ -92,6 +96,8 @@ class _Sample:
         return float(self.statistic(np.ones((1, len(self.units))))[0])
 
     def replicates(self, count: int, generator: np.random.Generator) -> Floats:
+        if self.truths is None and self.clusters is None and len(np.unique(self.units)) <= _FEW:
+            return bootstrap.resample_mean(self.units, count, generator=generator)
         return bootstrap.resample(
             self.statistic, len(self.units), count, generator=generator, clusters=self.clusters, strata=self.truths
         )
