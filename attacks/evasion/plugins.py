@@ -42,7 +42,7 @@ ExamplesField = Annotated[int, Field(ge=1, description="test inputs attacked at 
 class _WhiteBox(Attack):
     """Perturb the first test inputs against the last released model."""
 
-    family: ClassVar[str] = "evasion"
+    family: ClassVar[str] = "adversarial examples"
     taxonomy: ClassVar[tuple[Taxonomy, ...]] = _TAXONOMY
     threat: ClassVar[ThreatModel] = ThreatModel(
         story="Somebody who has the published model alters an input so slightly that nobody notices, and it is misread",
@@ -53,7 +53,16 @@ class _WhiteBox(Attack):
     )
     wants: ClassVar[tuple[Topic, ...]] = (Topic.RELEASE,)
     judge: ClassVar[str] = "evasion"
-    adaptive_to: ClassVar[frozenset[str]] = frozenset({"adversarial"})
+    adaptive_to: ClassVar[frozenset[str]] = frozenset(
+        {
+            "adversarial training",
+            "clipping",
+            "homomorphic encryption",
+            "differential privacy",
+            "robust aggregation",
+            "anomaly detection",
+        }
+    )
 
     examples: ExamplesField
 

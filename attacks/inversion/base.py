@@ -84,12 +84,14 @@ class Inversion(Attack):
     reconstructed.
     """
 
-    family: ClassVar[str] = "inversion"
+    family: ClassVar[str] = "gradient inversion"
     taxonomy: ClassVar[tuple[Taxonomy, ...]] = INVERSION
     wants: ClassVar[tuple[Topic, ...]] = WANTS
     also_sees: ClassVar[tuple[Topic, ...]] = (Topic.BROADCAST,)
     judge: ClassVar[str] = "reconstruction"
-    adaptive_to: ClassVar[frozenset[str]] = frozenset({"clipping", "encryption"})
+    adaptive_to: ClassVar[frozenset[str]] = frozenset(
+        {"clipping", "homomorphic encryption", "robust aggregation", "anomaly detection"}
+    )
 
     targets: Annotated[int, Field(ge=1, description="Updates attacked, those with the fewest examples first")] = 8
     max_examples: Annotated[int, Field(ge=1, description="Inputs reconstructed per update, at most")] = 4

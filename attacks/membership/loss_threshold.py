@@ -28,7 +28,7 @@ class LossThreshold(Attack):
 
     name: ClassVar[str] = "loss-threshold"
     summary: ClassVar[str] = "Calls those examples members that the published model fits with the smallest loss"
-    family: ClassVar[str] = "membership"
+    family: ClassVar[str] = "membership inference"
     paper: ClassVar[Paper | None] = Paper(
         title="Privacy Risk in Machine Learning: Analyzing the Connection to Overfitting",
         authors="Yeom, Giacomelli, Fredrikson, Jha",

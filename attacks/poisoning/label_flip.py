@@ -68,7 +68,7 @@ class LabelFlip(Adversary):
 
     name: ClassVar[str] = "label-flip"
     summary: ClassVar[str] = "Trains the controlled clients on wrong labels of every class"
-    family: ClassVar[str] = "poisoning"
+    family: ClassVar[str] = "data poisoning"
     paper: ClassVar[Paper | None] = _TOLPEGIN
     taxonomy: ClassVar[tuple[Taxonomy, ...]] = DATA_POISONING
     threat: ClassVar[ThreatModel] = data_threat(
@@ -98,12 +98,14 @@ class TargetedLabelFlip(Adversary):
     target: Annotated[int, Field(ge=0, description="Code of the class that it shall be taken for")] = 0
     only_source: Annotated[
         bool,
-        Field(description="Train on examples of the source class alone, repeated to the shard's size (FoolsGold's attackers)"),
+        Field(
+            description="Train on the source class alone, repeated to the shard's size, as FoolsGold's attackers do"
+        ),
     ] = False
 
     name: ClassVar[str] = "targeted-label-flip"
     summary: ClassVar[str] = "Trains the controlled clients to take one class for another"
-    family: ClassVar[str] = "poisoning"
+    family: ClassVar[str] = "data poisoning"
     paper: ClassVar[Paper | None] = _TOLPEGIN
     taxonomy: ClassVar[tuple[Taxonomy, ...]] = TARGETED_POISONING
     threat: ClassVar[ThreatModel] = data_threat(

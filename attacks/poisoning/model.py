@@ -78,7 +78,7 @@ class SignFlip(Adversary):
 
     name: ClassVar[str] = "sign-flip"
     summary: ClassVar[str] = "Sends each controlled client's own update reversed and scaled, which undoes learning"
-    family: ClassVar[str] = "poisoning"
+    family: ClassVar[str] = "model poisoning"
     paper: ClassVar[Paper | None] = Paper(
         title="RSA: Byzantine-Robust Stochastic Aggregation Methods for Distributed Learning from Heterogeneous "
         "Datasets",
@@ -106,7 +106,7 @@ class _SharedVector(Adversary):
     fraction: Fraction = 0.2
     omniscient: Omniscient = False
 
-    family: ClassVar[str] = "poisoning"
+    family: ClassVar[str] = "model poisoning"
     taxonomy: ClassVar[tuple[Taxonomy, ...]] = MODEL_POISONING
     judge: ClassVar[str] = "availability"
     cost: ClassVar[str] = "honest training of the controlled clients, then h^2 d"

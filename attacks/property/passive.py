@@ -36,7 +36,7 @@ class PassivePropertyInference(Attack):
     summary: ClassVar[str] = (
         "Reads from an update whether most of the data behind it has a property unrelated to the task"
     )
-    family: ClassVar[str] = "property"
+    family: ClassVar[str] = "property inference"
     paper: ClassVar[Paper | None] = Paper(
         title="Exploiting Unintended Feature Leakage in Collaborative Learning",
         authors="Melis, Song, De Cristofaro, Shmatikov",
@@ -59,7 +59,9 @@ class PassivePropertyInference(Attack):
     wants: ClassVar[tuple[Topic, ...]] = (Topic.UPLOAD, Topic.AGGREGATE)
     also_sees: ClassVar[tuple[Topic, ...]] = (Topic.BROADCAST,)
     judge: ClassVar[str] = "property"
-    adaptive_to: ClassVar[frozenset[str]] = frozenset({"clipping", "privacy", "adversarial"})
+    adaptive_to: ClassVar[frozenset[str]] = frozenset(
+        {"clipping", "differential privacy", "adversarial training", "robust aggregation", "anomaly detection"}
+    )
 
     property: Annotated[
         str, Field(description="attribute of the dataset whose value 1 is the property; empty for the first one")

@@ -87,7 +87,7 @@ class PGDTraining(Defense):
     summary: ClassVar[str] = (
         "Trains each client on inputs perturbed against its current model by projected gradient descent"
     )
-    family: ClassVar[str] = "adversarial"
+    family: ClassVar[str] = "adversarial training"
     paper: ClassVar[Paper | None] = Paper(
         title="Towards Deep Learning Models Resistant to Adversarial Attacks",
         authors="Madry, Makelov, Schmidt, Tsipras, Vladu",

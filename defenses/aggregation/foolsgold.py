@@ -89,7 +89,7 @@ class FoolsGold(Defense):
     summary: ClassVar[str] = (
         "Lowers the weight of clients whose accumulated updates are too alike, which Sybils that share a goal are"
     )
-    family: ClassVar[str] = "aggregation"
+    family: ClassVar[str] = "robust aggregation"
     paper: ClassVar[Paper | None] = Paper(
         title="The Limitations of Federated Learning in Sybil Settings",
         authors="Fung, Yoon, Beschastnikh",

@@ -54,7 +54,7 @@ class MultiKrum(Defense):
 
     name: ClassVar[str] = "multi-krum"
     summary: ClassVar[str] = "Averages the updates that are closest to their nearest neighbours and drops the others"
-    family: ClassVar[str] = "aggregation"
+    family: ClassVar[str] = "robust aggregation"
     paper: ClassVar[Paper | None] = _BLANCHARD
     guarantee: ClassVar[Guarantee] = Guarantee(
         protects="the direction of the global update",
@@ -104,7 +104,7 @@ class Krum(Defense):
 
     name: ClassVar[str] = "krum"
     summary: ClassVar[str] = "Uses the one update that is closest to its nearest neighbours"
-    family: ClassVar[str] = "aggregation"
+    family: ClassVar[str] = "robust aggregation"
     paper: ClassVar[Paper | None] = _BLANCHARD
     guarantee: ClassVar[Guarantee] = Guarantee(
         protects="the direction of the global update",
@@ -129,7 +129,7 @@ class CoordinateMedian(Defense):
 
     name: ClassVar[str] = "coordinate-median"
     summary: ClassVar[str] = "Takes the median of every coordinate over the clients"
-    family: ClassVar[str] = "aggregation"
+    family: ClassVar[str] = "robust aggregation"
     paper: ClassVar[Paper | None] = _YIN
     guarantee: ClassVar[Guarantee] = Guarantee(
         protects="every coordinate of the global update, which stays between two honest values",
@@ -159,7 +159,7 @@ class TrimmedMean(Defense):
 
     name: ClassVar[str] = "trimmed-mean"
     summary: ClassVar[str] = "Averages every coordinate without its f lowest and f highest values"
-    family: ClassVar[str] = "aggregation"
+    family: ClassVar[str] = "robust aggregation"
     paper: ClassVar[Paper | None] = _YIN
     guarantee: ClassVar[Guarantee] = Guarantee(
         protects="every coordinate of the global update, which stays between two honest values",
@@ -199,7 +199,7 @@ class GeometricMedian(Defense):
 
     name: ClassVar[str] = "geometric-median"
     summary: ClassVar[str] = "Takes the point with the smallest sum of distances to the updates"
-    family: ClassVar[str] = "aggregation"
+    family: ClassVar[str] = "robust aggregation"
     paper: ClassVar[Paper | None] = Paper(
         title="Robust Aggregation for Federated Learning",
         authors="Pillutla, Kakade, Harchaoui",
@@ -252,7 +252,7 @@ class CenteredClipping(Defense):
     summary: ClassVar[str] = (
         "Clips every update's distance to the previous aggregate, then averages (without client momentum)"
     )
-    family: ClassVar[str] = "aggregation"
+    family: ClassVar[str] = "robust aggregation"
     paper: ClassVar[Paper | None] = Paper(
         title="Learning from History for Byzantine Robust Optimization",
         authors="Karimireddy, He, Jaggi",

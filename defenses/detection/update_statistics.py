@@ -53,7 +53,7 @@ class UpdateStatistics(Defense):
     summary: ClassVar[str] = (
         "Drops updates whose norm, direction, signs or distances stand out, and averages the others"
     )
-    family: ClassVar[str] = "detection"
+    family: ClassVar[str] = "anomaly detection"
     paper: ClassVar[Paper | None] = Paper(
         title="Manipulating the Byzantine: Optimizing Model Poisoning Attacks and Defenses for Federated Learning",
         authors="Shejwalkar, Houmansadr",

@@ -37,7 +37,7 @@ class CKKS(Defense):
 
     name: ClassVar[str] = "ckks"
     summary: ClassVar[str] = "Encrypts updates so that the server can only add them up (CKKS)"
-    family: ClassVar[str] = "encryption"
+    family: ClassVar[str] = "homomorphic encryption"
     paper: ClassVar[Paper | None] = Paper(
         title="Homomorphic Encryption for Arithmetic of Approximate Numbers",
         authors="Cheon, Kim, Kim, Song",

@@ -32,7 +32,7 @@ from fedsec.protocol.events import Event, Topic
 from fedsec.protocol.outcome import NotApplicable
 from fedsec.protocol.parties import Adversary, Attack
 from fedsec.protocol.stage import Defense
-from fedsec.protocol.view import View, coalition_of, project
+from fedsec.protocol.view import View, coalition_of, implied_aggregates, project
 from fedsec.randomness import generator, numpy_generator
 from fedsec.registry import get
 from fedsec.statistics.pooling import pool
@@ -119,13 +119,15 @@ class Workbench:
     ) -> Judgement | None:
         """Run a passive attack on what its position can read, or say why it reads nothing."""
         stored = self.artifacts.read(task.transcript)
-        rounds = {r for r in attack.rounds(setup.rounds) if 0 <= r < setup.rounds}
+        rounds = _rounds(attack, setup)
         events = tuple(
             event
             for event in unpack(stored.document, stored.tensors)
-            if event.round in rounds or event.topic == Topic.RELEASE
+            if event.round in rounds
+            or event.topic == Topic.RELEASE
+            or (event.topic == Topic.BROADCAST and event.round - 1 in rounds)
         )
-        view, seen_events = self._view(attack, position, events, document)
+        view, seen_events = self._view(setup, attack, position, events, document)
         document["seen"] = _ledger(position, view, attack, seen_events)
         if view is None:
             return None
@@ -133,18 +135,24 @@ class Workbench:
         released = self.artifacts.read(task.honest).tensors["released"].to(setup.device)
         held = truth(setup, stack, attack, events=seen_events, released=released, challenge=challenge)
         facts = public_facts(setup, stack, attack, challenge=challenge, labels=labels_behind(held.behind))
-        view = with_counts(view, held.behind) if Knowledge.COUNTS in attack.threat.knowledge else view
+        view = with_counts(view, held.behind) if Knowledge.COUNTS in attack.knows() else view
         # Like the key, draws do not depend on the label: one attack under two labels has one result.
         place = attack.name if position == attack.threat.position else f"{attack.name}@{position}"
         evidence = attack.run(view, facts, generator=generator(setup.seed, "attack", attack.name, place))
         return _judge(attack.judge).measure(evidence, held)
 
     def _view(
-        self, attack: Attack, position: str, events: tuple[Event, ...], document: dict[str, Any]
+        self,
+        setup: FederationSetup,
+        attack: Attack,
+        position: str,
+        events: tuple[Event, ...],
+        document: dict[str, Any],
     ) -> tuple[View | None, tuple[Event, ...]]:
         """The view of the first wanted topic that the position can read."""
         reasons: list[str] = []
         exists = False
+        rounds = _rounds(attack, setup)
         # A coalition does not attack its own members' uploads.
         own = coalition_of(position)
         events = tuple(e for e in events if e.topic != Topic.UPLOAD or e.sender not in own)
@@ -157,6 +165,14 @@ class Workbench:
                 wanted = {topic, *attack.also_sees}
                 whole, _ = project(events, position, wanted)
                 return whole, tuple(event for event in events if event.topic in wanted)
+        if Topic.AGGREGATE in attack.wants and setup.server.name == "mean":
+            models, _ = project(events, position, [Topic.BROADCAST])
+            implied = implied_aggregates(models)
+            implied = tuple(event for event in implied if event.round in rounds)
+            if implied:
+                document["notes"].append("The aggregates are differences of the models that this position was sent.")
+                kept = tuple(e for e in events if e.topic in (Topic.AGGREGATE, Topic.BROADCAST))
+                return View(position, (*models.events, *implied)), kept
         if not exists:
             raise NotApplicable(f"no {' or '.join(attack.wants)} exists in this federation")
         document["status"] = "blocked"
@@ -169,7 +185,7 @@ class Workbench:
         document["seen"] = {
             "position": f"in the place of {attacked.document['compromised']:.1%} of the identities",
             "events": [],
-            "knowledge": sorted(k.value for k in adversary.threat.knowledge),
+            "knowledge": sorted(k.value for k in adversary.knows()),
         }
         document["compromised"] = attacked.document["compromised"]
         return _judge(adversary.judge).compare(
@@ -179,6 +195,10 @@ class Workbench:
             setup.info,
             adversary.goal(),
         )
+
+
+def _rounds(attack: Attack, setup: FederationSetup) -> frozenset[int]:
+    return frozenset(r for r in attack.rounds(setup.rounds) if 0 <= r < setup.rounds)
 
 
 def _judge(name: str) -> Judge:
@@ -247,7 +267,7 @@ def _ledger(position: str, view: View | None, attack: Attack, events: tuple[Even
         row["rounds"].add(event.round)
         row["bytes"] += event.values.numel() * event.values.element_size()
     rows = [{**row, "rounds": sorted(row["rounds"])} for row in counts.values()]
-    return {"position": position, "events": rows, "knowledge": sorted(k.value for k in attack.threat.knowledge)}
+    return {"position": position, "events": rows, "knowledge": sorted(k.value for k in attack.knows())}
 
 
 def _judged(judgement: Judgement, document: dict[str, Any]) -> dict[str, Tensor]:
@@ -276,5 +296,5 @@ def _judged(judgement: Judgement, document: dict[str, Any]) -> dict[str, Tensor]
     for name, exhibit in judgement.exhibits.items():
         tensors[f"x/{name}"] = exhibit
     document["measurements"] = rows
-    document["notes"] = list(judgement.notes)
+    document["notes"].extend(judgement.notes)
     return tensors

@@ -22,6 +22,7 @@ from fedsec.federation.setup import FederationSetup, ServerStep
 from fedsec.models.flat import FlatModel
 from fedsec.models.source import ModelSource
 from fedsec.parameters import rebuild
+from fedsec.plugin import Plugin
 from fedsec.randomness import derive_seed, numpy_generator
 
 
@@ -152,6 +153,17 @@ class Builder:
             evaluate_every=federation.evaluate_every,
             seed=seed,
         )
+
+    def plugins(self) -> list[Plugin]:
+        """The registered dataset, partition and model that the federation uses."""
+        federation = self.config.federation
+        specs = [("partitions", federation.partition.name, federation.partition.parameters)]
+        if federation.dataset.load is None:
+            specs.append(("datasets", federation.dataset.name, federation.dataset.parameters))
+        if federation.model.build is None:
+            specs.append(("models", federation.model.name, federation.model.parameters))
+        built = [rebuild(group, {"name": name, **parameters}) for group, name, parameters in specs]
+        return [plugin for plugin in built if isinstance(plugin, Plugin)]
 
     def source_fingerprint(self, target: str) -> str:
         """Digest of the source file of a user's own ``module:function``."""

@@ -98,7 +98,7 @@ def public_facts(
     labels: dict[tuple[int, str], Tensor] | None = None,
 ) -> PublicFacts:
     """Public facts and exactly the knowledge that a plugin declares."""
-    knows = plugin.threat.knowledge
+    knows = plugin.knows()
     seed = derive_seed(setup.seed, "attacker", plugin.name)
     described = tuple(f"{d.name}{_parameters(d)}" for d in stack)
     rule = next((d.name for d in stack if d.implements("aggregate")), "mean")

@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import fedsec
 from fedsec.plugin import Plugin
 
 _RUNNING = ("audit/bench.py", "audit/build.py", "audit/challenge.py", "audit/transcripts.py")
+LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "tenseal", "opacus")
 TRAINING_CODE = ("data", "federation", "models", "protocol", *_RUNNING)
 JUDGING_CODE = ("judges", "statistics", *_RUNNING)
 
@@ -45,8 +47,13 @@ def code_fingerprint(places: tuple[str, ...]) -> str:
 
 @functools.cache
 def _class_fingerprint(cls: type) -> str:
-    """Digest of the folder that a plugin lives in: its pure functions are part of it."""
-    return _digest_files(Path(inspect.getfile(cls)).parent.glob("*.py"))
+    """Digest of the whole package that a plugin lives in: what it imports from its neighbours is part of it."""
+    file = Path(inspect.getfile(cls))
+    if "." not in cls.__module__:
+        return _digest_files([file])
+    # `fedsec` is the harness; its built-in plugins live in packages of their own under that name.
+    depth = cls.__module__.count(".") - (1 if cls.__module__.startswith("fedsec.") else 0)
+    return _digest_files(file.parents[max(0, depth - 1)].rglob("*.py"))
 
 
 def plugin_fingerprint(plugin: Plugin) -> dict[str, Any]:
@@ -64,4 +71,5 @@ def plugin_fingerprint(plugin: Plugin) -> dict[str, Any]:
 
 def numerics(device: torch.device) -> dict[str, str]:
     """What changes results at rounding level."""
-    return {"torch": torch.__version__, "device": device.type, "isa": torch.backends.cpu.get_cpu_capability()}
+    libraries = {name: version(name) for name in LIBRARIES}
+    return {**libraries, "device": device.type, "isa": torch.backends.cpu.get_cpu_capability()}

@@ -98,7 +98,12 @@ def wanted_by(attacks: Iterable[AttackEntry], rounds: int) -> Wanted:
         if isinstance(entry.plugin, Attack):
             for topic in (*entry.plugin.wants, *entry.plugin.also_sees):
                 own = {r for r in entry.plugin.rounds(rounds) if 0 <= r < rounds}
-                wanted.setdefault(topic, set()).update({rounds - 1} if topic == Topic.RELEASE else own)
+                if topic == Topic.RELEASE:
+                    own = {rounds - 1}
+                elif topic == Topic.BROADCAST:
+                    # The next model too: two models in a row tell the aggregate between them.
+                    own |= {r + 1 for r in own if r + 1 < rounds}
+                wanted.setdefault(topic, set()).update(own)
     return {topic: frozenset(numbers) for topic, numbers in sorted(wanted.items())}
 
 
@@ -124,7 +129,7 @@ def check_stacks(config: AuditConfig, builder: Builder) -> None:
             for refusal in found
         )
     for attack in config.attacks:
-        knows = attack.plugin.threat.knowledge
+        knows = attack.plugin.knows()
         lacks = []
         if Knowledge.AUXILIARY_DATA in knows and not len(setup.split.auxiliary):
             lacks.append(("public auxiliary examples", "federation.dataset: {auxiliary: 400}"))
@@ -186,6 +191,7 @@ def _base_key(config: AuditConfig, builder: Builder) -> dict[str, Any]:
         "federation": resolved,
         "data": builder.dataset.fingerprint,
         "user code": sources,
+        "plugins": [plugin_fingerprint(plugin) for plugin in builder.plugins()],
         "code": code_fingerprint(TRAINING_CODE),
         "numerics": numerics(builder.device),
     }

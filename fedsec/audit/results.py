@@ -250,7 +250,7 @@ def attack_row(entry: AttackEntry) -> dict[str, Any]:
         "summary": plugin.summary,
         "position": entry.position or threat.position,
         "story": threat.story,
-        "knowledge": sorted(k.value for k in threat.knowledge),
+        "knowledge": sorted(k.value for k in plugin.knows()),
         "capabilities": sorted(c.value for c in threat.capabilities),
         "stage": threat.stage.value,
         "active": active,

@@ -48,7 +48,7 @@ def check_gate(
         for finding in findings:
             if not _applies(gate, finding) or finding["status"] in ("blocked", "not applicable"):
                 continue
-            found = _found(gate.metric, finding)
+            found = _found(gate, finding)
             if found is None or not gate.holds(found):
                 shown = finding["severity"] if gate.metric == "severity" else found
                 text = finding["status"] if found is None else (shown if isinstance(shown, str) else f"{shown:.3g}")
@@ -56,14 +56,16 @@ def check_gate(
     return {"gate": gate.text, "met": not broken, "found": "; ".join(broken[:6])}
 
 
-def _found(metric: str, finding: dict[str, Any]) -> float | None:
+def _found(gate: GateEntry, finding: dict[str, Any]) -> float | None:
     if finding["status"] != "measured":
         return None
-    if metric == "severity":
+    if gate.metric == "severity":
         return float(ORDER.index(finding["severity"])) if finding["severity"] in ORDER else None
-    value = finding["metrics"].get(metric)
-    # The end of the interval that is worse for the defender: a gate is not met by luck.
-    return float(value["high"]) if value is not None else None
+    value = finding["metrics"].get(gate.metric)
+    if value is None:
+        return None
+    # The end of the interval that is farther from meeting it: a gate is not met by luck.
+    return float(value["low"] if gate.above is not None else value["high"])
 
 
 def judge(
@@ -105,8 +107,9 @@ def _sentence(findings: Sequence[dict[str, Any]], *, undefended: str, complete: 
             )
 
         best = min(sorted(stacks), key=left)
-        text += f" The stack that leaves fewest of them is {best}: {left(best)} remain; no single stack should be"
-        text += " read without its cost." if left(best) == 0 else " expected to stop them all."
+        count = left(best)
+        rest = "none of them is left" if count == 0 else f"{count} of them stay high or critical"
+        text += f" With the best of the {len(stacks)} stacks that were tried ({best}) {rest}."
     if not complete:
         missing = counts["error"] + counts["not_run"]
         text += f" The audit is incomplete: {missing} of {counts['total']} cells have no result."

@@ -212,15 +212,17 @@ class Federation:
         if not self.transcript.wants(Topic.BROADCAST, number):
             return
         clear = _one(self.model)
-        payload = clear if self._sealed_model is None else self._sealed_model
+        # Clients that hold no key get the model in clear from whoever opens it; the server is passed by.
+        opener = "server" if {"server", "client"} & self.stages.holders else min(self.stages.holders)
+        sealed = self._sealed_model if opener == "server" else None
         self.transcript.record(
             Topic.BROADCAST,
             number,
             step=0,
-            sender="server",
+            sender="server" if self._sealed_model is None else opener,
             receivers=parties(drawn.asked.tolist()),
-            payload=payload,
-            opened=None if self._sealed_model is None else clear,
+            payload=clear if sealed is None else sealed,
+            opened=None if sealed is None else clear,
         )
 
     def _uploads(
@@ -235,7 +237,7 @@ class Federation:
     ) -> Iterator[tuple[tuple[int, ...], Payload]]:
         """Accepted uploads, chunk by chunk: train, craft, seal, check, record, stages of the server."""
         chunk = max(1, CHUNK_BYTES // (self.model.numel() * self.model.element_size()))
-        needs_all = self._coalition is not None and _omniscient(self._coalition.adversary) and bool(theirs)
+        needs_all = self._coalition is not None and self._coalition.adversary.omniscience and bool(theirs)
         if needs_all:
             chunk = max(len(ours), 1)
         rows: list[Tensor] = []
@@ -323,13 +325,12 @@ class Federation:
         coalition = self._coalition
         if coalition is None:
             raise ValueError("there is no adversary")
-        readable = bool(self.stages.holders & {"server", "client"})
         view = CoalitionView(
             round=number,
             clients=tuple(clients),
             own=own,
             weights=torch.tensor([float(size) for size in sizes], dtype=torch.float64),
-            model=self.model.clone() if readable else self.setup.initial.clone(),
+            model=self.model.clone(),
             honest=honest,
             expected_cohort=int(self.setup.participation.clients_per_round),
             state=coalition.state,
@@ -380,7 +381,3 @@ class Federation:
 
 def _one(vector: Tensor) -> Plain:
     return Plain(vector.unsqueeze(0).clone(), torch.ones(1, dtype=torch.float64))
-
-
-def _omniscient(adversary: Adversary) -> bool:
-    return bool(getattr(adversary.carried, "omniscient", False))

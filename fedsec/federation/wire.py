@@ -44,6 +44,9 @@ class Ledger:
 def acceptable(values: Tensor, *, size: int, ledger: Ledger) -> Tensor:
     """Rows that may be accepted; the others are counted by reason.
 
+    In clear the server checks. Behind a sealing stage nobody can, and it is the wire format that refuses: fixed
+    point has no NaN and no infinity, its range is bounded, and a row has a fixed number of entries.
+
     Args:
         values: ``(k, d')`` what clients want to send.
         size: the length ``d`` that the model has.

@@ -137,7 +137,8 @@ def opening_coalitions(stack: Sequence[Defense]) -> list[tuple[str, list[list[st
     sealing = [defense for defense in stack if defense.emits not in (None, Kind.PLAIN)]
     holders = sorted(sealing[-1].holders) if sealing else []
     upload = [["server"]] if not holders else [sorted({"server", holder}) for holder in holders]
-    aggregate = [["server"]] if not holders else [[holder] for holder in holders]
+    # In clear, two models in a row tell every client the aggregate between them.
+    aggregate = [["server"], ["client"]] if not holders else [[holder] for holder in holders]
     noisy = [defense.name for defense in stack if defense.perturbs]
     suffix = f" (as sent, after {', '.join(noisy)})" if noisy else ""
     return [

@@ -16,7 +16,7 @@ from fedsec.protocol.events import Topic
 from fedsec.protocol.evidence import Evidence
 from fedsec.protocol.facts import PublicFacts
 from fedsec.protocol.view import View
-from fedsec.threat import ThreatModel
+from fedsec.threat import Knowledge, ThreatModel
 
 
 class Attack(Plugin):
@@ -40,6 +40,10 @@ class Attack(Plugin):
         """The rounds whose events it wants, of ``total``; the transcript keeps no others."""
         return range(total)
 
+    def knows(self) -> frozenset[Knowledge]:
+        """The knowledge that it uses with these parameters."""
+        return self.threat.knowledge
+
     @abstractmethod
     def run(self, view: View, facts: PublicFacts, *, generator: torch.Generator) -> Evidence:
         """Attack the view.
@@ -60,7 +64,7 @@ class CoalitionView:
         clients: the controlled identities in this cohort, Sybils included, in row order.
         own: ``(k, d)`` updates that training on their (poisoned) data gave, without client-enforced stages.
         weights: ``(k,)`` the weights that their updates carry.
-        model: ``(d,)`` global model of the round, if the coalition can read it.
+        model: ``(d,)`` global model of the round, which every client of the cohort is given.
         honest: ``(h, d)`` honest updates; ``None`` unless ``HONEST_UPDATES`` is declared.
         expected_cohort: how many updates the server expects this round (public).
         state: tensors that persist between rounds.
@@ -107,6 +111,15 @@ class Adversary(Plugin):
     def carried(self) -> Adversary:
         """The attack that it carries (itself, but for Sybils)."""
         return self
+
+    @property
+    def omniscience(self) -> bool:
+        """Whether it uses the honest updates that its threat model may declare (a parameter of some attacks)."""
+        return bool(getattr(self.carried, "omniscient", False))
+
+    def knows(self) -> frozenset[Knowledge]:
+        """The knowledge that it uses with these parameters."""
+        return self.threat.knowledge - (frozenset() if self.omniscience else {Knowledge.HONEST_UPDATES})
 
     def poison(self, shard: Examples, facts: PublicFacts, *, generator: torch.Generator) -> Examples:
         """What a controlled client trains on; by default its own data."""

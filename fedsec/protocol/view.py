@@ -79,6 +79,26 @@ def _readable(event: Event, coalition: frozenset[str]) -> Plain | None:
     return event.opened if event.payload.opens(coalition) else None
 
 
+def implied_aggregates(view: View) -> tuple[Seen, ...]:
+    """What two models in a row say: their difference is the aggregate between them (plain averaging).
+
+    A curious client reads it so, with whatever noise the opener added; nobody had to send it the aggregate.
+    """
+    models = {event.round: event for event in view.of(Topic.BROADCAST)}
+    return tuple(
+        Seen(
+            round=number,
+            topic=Topic.AGGREGATE,
+            sender="server",
+            values=models[number + 1].values - models[number].values,
+            weight=1.0,
+            about=(),
+        )
+        for number in sorted(models)
+        if number + 1 in models
+    )
+
+
 def project(transcript: Iterable[Event], position: str, topics: Iterable[Topic]) -> tuple[View, list[Unreadable]]:
     """The view of a position, restricted to the topics that an attack asked for.
 

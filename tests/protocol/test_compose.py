@@ -73,7 +73,7 @@ def test_who_opens_what() -> None:
     assert holders_of((CKKS(),)) == {"client"}
     assert dict(opening_coalitions(())) == {
         "one client's update": [["server"]],
-        "the aggregate of a round": [["server"]],
+        "the aggregate of a round": [["server"], ["client"]],
         "the released model": [["outsider"]],
     }
     sealed = dict(opening_coalitions((CKKS(),)))
