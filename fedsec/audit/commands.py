@@ -12,7 +12,7 @@ from fedsec.audit.api import Audit, render
 from fedsec.audit.plan import Plan
 from fedsec.audit.store import glance
 from fedsec.audit.verdict import ExitCode, exit_code
-from fedsec.errors import DataError
+from fedsec.errors import DataError, FedsecError
 
 
 def _say(text: str) -> None:
@@ -106,10 +106,16 @@ def report(path: Path, *, format: str, output: Path | None) -> int:
         raise DataError(f"{path} cannot be read as audit.json: {error}") from error
     if not isinstance(document, dict) or document.get("schema") != "fedsec/audit/1":
         raise DataError(f"{path} is not a fedsec/audit/1 document; give the audit.json that `fedsec audit` wrote")
+    verdict = document.get("verdict")
+    if not isinstance(verdict, dict) or not {"status", "complete"} <= verdict.keys():
+        raise DataError(f"{path} has no verdict; give the audit.json that `fedsec audit` wrote")
     text = render(document, format)
     if output is None:
         sys.stdout.write(text)
     else:
-        output.write_text(text, encoding="utf-8")
+        try:
+            output.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise FedsecError(f"{output} cannot be written: {error.strerror}") from error
         _say(str(output))
-    return int(exit_code(document["verdict"]))
+    return int(exit_code(verdict))
