@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
 
 from fedsec.errors import ConfigurationError, FedsecError
 
@@ -17,6 +21,39 @@ def run(arguments: Sequence[str]) -> int:
     What a user can mend is shown on standard error without a traceback, one line per problem; a traceback is a
     defect of fedsec.
     """
+    with _noting_interrupts() as interrupts:
+        try:
+            return _run(arguments)
+        except Exception:
+            # Ctrl-C in the middle of an import comes out of some libraries as an ImportError.
+            if interrupts:
+                return INTERRUPTED
+            raise
+
+
+@contextlib.contextmanager
+def _noting_interrupts() -> Iterator[list[int]]:
+    """Signals of Ctrl-C so far; each still raises `KeyboardInterrupt`."""
+    interrupts: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        signal.default_int_handler(number, frame)
+
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if ours:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupts
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _run(arguments: Sequence[str]) -> int:
     from fedsec.cli.app import app
 
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -183,3 +184,23 @@ def test_reports_that_cannot_be_made(refused, tmp_path: Path) -> None:
     assert "Did you mean 'html'?" in line
     (line,) = refused(text, "--output", str(tmp_path / "no" / "page.html"), name="report")
     assert "cannot be written" in line
+
+
+def test_ctrl_c_that_a_library_turns_into_an_error_is_still_ctrl_c(monkeypatch, tmp_path: Path) -> None:
+    from fedsec.audit import commands
+
+    def half_imported(*_arguments, **_keywords) -> int:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("cannot load module more than once per process") from None
+        return 0
+
+    monkeypatch.setattr(commands, "audit", half_imported)
+    (tmp_path / "audit.yaml").write_text(GOOD)
+    before = signal.getsignal(signal.SIGINT)
+    assert run(["audit", str(tmp_path / "audit.yaml")]) == 130
+    assert signal.getsignal(signal.SIGINT) is before
+    monkeypatch.setattr(commands, "audit", lambda *a, **k: int("a defect"))
+    with pytest.raises(ValueError, match="a defect"):
+        run(["audit", str(tmp_path / "audit.yaml")])
