@@ -3,5 +3,5 @@
 import subprocess
 import sys
 
-for name in ("benchmarks.rounds", "benchmarks.memory"):
+for name in ("benchmarks.rounds", "benchmarks.memory", "benchmarks.population"):
     subprocess.run([sys.executable, "-m", name], check=True)

@@ -12,6 +12,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -53,13 +54,38 @@ def measure(engine, model, rounds, warmup):
     threads = "2" if engine == "plain2" else "1"
     environment = os.environ | {"OMP_NUM_THREADS": threads, "PYTHONPATH": f"{ROOT}{os.pathsep}{PEERS}"}
     environment["GLOO_SOCKET_IFNAME"] = "lo"
-    finished = subprocess.run(
-        command(engine, model, rounds, warmup), cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    lines = [line for line in finished.stdout.splitlines() if line.startswith("{")]
-    if finished.returncode or not lines:
-        raise RuntimeError(f"{engine} on {model} failed ({finished.returncode}):\n{finished.stderr[-3000:]}")
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command(engine, model, rounds, warmup),
+            cwd=ROOT,
+            env=environment,
+            stdout=out,
+            stderr=errors,
+            start_new_session=True,
+        )
+        code = process.wait()
+        _settle(process.pid)
+        out.seek(0)
+        errors.seek(0)
+        lines = [line for line in out.read().splitlines() if line.startswith("{")]
+        if code or not lines:
+            raise RuntimeError(f"{engine} on {model} failed ({code}):\n{errors.read()[-3000:]}")
     return json.loads(lines[-1])
+
+
+def _settle(session, seconds=30):
+    """Wait until every process of a session has ended: Ray's daemons outlive the one that started them."""
+    for _ in range(seconds * 10):
+        alive = False
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = status.read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            alive |= fields[3] == str(session) and fields[0] != "Z"
+        if not alive:
+            return
+        time.sleep(0.1)
 
 
 def bound():
@@ -90,7 +116,8 @@ def main():
         seconds = {engine: [] for engine in given.engines}
         last = {}
         for repetition in range(given.repetitions):
-            for engine in given.engines:
+            turn = repetition % len(given.engines)
+            for engine in given.engines[turn:] + given.engines[:turn]:
                 last[engine] = measure(engine, model, rounds, warmup=2)
                 seconds[engine] += last[engine]["seconds"]
                 latest = statistics.median(last[engine]["seconds"])
