@@ -98,9 +98,7 @@ class TargetedLabelFlip(Adversary):
     target: Annotated[int, Field(ge=0, description="Code of the class that it shall be taken for")] = 0
     only_source: Annotated[
         bool,
-        Field(
-            description="Train on the source class alone, repeated to the shard's size, as FoolsGold's attackers do"
-        ),
+        Field(description="Train on the source class alone, repeated to the shard's size, as FoolsGold's attackers do"),
     ] = False
 
     name: ClassVar[str] = "targeted-label-flip"

@@ -370,6 +370,7 @@ class Federation:
             beta1=step.beta1,
             beta2=step.beta2,
             tau=step.tau,
+            trainable=self.setup.model.layout.trainable,
         )
 
     def _detected(self) -> tuple[tuple[int, int], ...]:

@@ -80,12 +80,13 @@ class RoundContext:
 class Cohort:
     """The uploads of one round as the server has them: streamed in chunks, or one matrix if a rule needs it."""
 
-    def __init__(self, chunks: Iterable[tuple[tuple[int, ...], Payload]], *, nobody: Plain) -> None:
+    def __init__(self, chunks: Iterable[tuple[tuple[int, ...], Payload]], *, nobody: Plain | None = None) -> None:
         """Take the uploads.
 
         Args:
             chunks: ``(clients, payload)`` each.
-            nobody: the payload of no client, ``(0, d)``: gives size and dtype of a round in which nobody answered.
+            nobody: the payload of no client, ``(0, d)``: gives size and dtype of a round in which nobody answered
+                (without it such a round has no matrix).
         """
         self._chunks = iter(chunks)
         self._nobody = nobody
@@ -97,8 +98,8 @@ class Cohort:
     def matrix(self) -> tuple[tuple[int, ...], Plain]:
         """Identities and the whole round as one ``(n, d)`` matrix: ``4 n d`` bytes; ``n`` may be 0."""
         clients: list[int] = []
-        values = [self._nobody.values]
-        weights = [self._nobody.weights]
+        values = [] if self._nobody is None else [self._nobody.values]
+        weights = [] if self._nobody is None else [self._nobody.weights]
         for ids, payload in self._chunks:
             if not isinstance(payload, Plain):
                 raise TypeError(f"a {payload.kind} cohort has no matrix; the planner refuses such stacks")

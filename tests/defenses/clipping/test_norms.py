@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from fedsec.defenses.clipping.norms import clip_layers, clip_norms, clip_values, layer_spans
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fedsec.defenses.clipping.norms import clip_layers, clip_norms, clip_values, layer_spans
 from fedsec.models.flat import Layout, Slot
 from fedsec.randomness import generator
 

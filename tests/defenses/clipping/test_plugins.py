@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 import torch
-from fedsec.defenses.clipping.plugins import ClipLayer, ClipNorm, ClipValue
 
+from fedsec.defenses.clipping.plugins import ClipLayer, ClipNorm, ClipValue
 from fedsec.models.flat import Layout, Slot
 from fedsec.protocol.compose import acts_on_arrival, seals
 from fedsec.protocol.payload import Masked, Plain

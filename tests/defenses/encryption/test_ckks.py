@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fedsec.defenses.clipping.plugins import ClipNorm
-from fedsec.defenses.encryption.ckks import CKKS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fedsec.defenses.clipping.plugins import ClipNorm
+from fedsec.defenses.encryption.ckks import CKKS
 from fedsec.errors import ConfigurationError
 from fedsec.models.flat import Layout, Slot
 from fedsec.protocol.compose import check_stack

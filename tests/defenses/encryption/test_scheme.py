@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import tenseal as ts
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from fedsec.defenses.encryption.scheme import (
     LIMIT_BITS,
     PRIMES,
@@ -17,9 +20,6 @@ from fedsec.defenses.encryption.scheme import (
     pack,
     unpack,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from fedsec.randomness import numpy_generator
 
 DEGREES = (4096, 8192)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
+from scipy.optimize import minimize_scalar
+
 from fedsec.defenses.privacy.accounting import amplification_rate, default_delta, epsilon_spent, noise_for
 from fedsec.defenses.privacy.gaussian import gaussian_epsilon
-from scipy.optimize import minimize_scalar
 
 
 @pytest.mark.parametrize(

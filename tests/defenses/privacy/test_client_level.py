@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from fedsec.defenses.encryption.ckks import CKKS
-from fedsec.defenses.privacy.client_level import ClientLevelDP, noisy_mean
 from scipy.stats import chi2
 from torch import Tensor
 
+from fedsec.defenses.encryption.ckks import CKKS
+from fedsec.defenses.privacy.client_level import ClientLevelDP, noisy_mean
 from fedsec.errors import ConfigurationError
 from fedsec.protocol.compose import check_stack
 from fedsec.protocol.payload import Plain, Sealed
@@ -142,7 +142,6 @@ def test_refusals(setting: Settings) -> None:
 
 def test_refuses_rules_that_are_no_mean(setting: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     from fedsec.defenses.privacy import setting as module
-
     from fedsec.protocol.stage import Defense
 
     class Rule(Defense):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
-from fedsec.defenses.privacy.gaussian import gaussian_delta, gaussian_epsilon, gaussian_sigma
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import norm
+
+from fedsec.defenses.privacy.gaussian import gaussian_delta, gaussian_epsilon, gaussian_sigma
 
 
 def integrated_delta(epsilon: float, mu: float) -> float:

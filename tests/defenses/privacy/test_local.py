@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from fedsec.defenses.privacy.gaussian import gaussian_epsilon
-from fedsec.defenses.privacy.local import LocalDP
 from scipy.stats import chi2, norm
 
+from fedsec.defenses.privacy.gaussian import gaussian_epsilon
+from fedsec.defenses.privacy.local import LocalDP
 from fedsec.errors import ConfigurationError
 from fedsec.protocol.payload import Plain
 from fedsec.protocol.stage import RoundContext, Setting
