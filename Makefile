@@ -22,7 +22,7 @@ audit: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m pytest -m "not slow" -n 2 --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --cov --cov-report=term:skip-covered
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

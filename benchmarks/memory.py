@@ -1,8 +1,8 @@
 """Peak memory of a cohort of 1,000 clients of the 1.66-million-parameter CNN: ``python -m benchmarks.memory``.
 
-The cohort is trained in chunks and its mean is kept as a running sum, so the matrix of all updates (6.65 GB) never
-exists. Memory is the proportional set size of the process and its workers (shared pages count once), sampled while
-training; the baseline is taken before the trainer exists, with model and data in memory.
+One round of `Federation` with the mean rule: the cohort is trained in chunks and summed as it goes, so the matrix of
+all updates (6.65 GB) never exists. Memory is the proportional set size (shared pages count once), sampled
+while training; the baseline is taken before the federation exists, with model and data in memory.
 """
 
 import argparse
@@ -16,10 +16,14 @@ import torch
 from benchmarks.environments import ROOT
 from benchmarks.fedsec_rounds import INFO, SOURCES, w
 from fedsec.data.examples import Examples
-from fedsec.federation.cohort import CohortTrainer, Shard
+from fedsec.data.partitions import Shuffle
+from fedsec.data.split import Split
+from fedsec.federation.population import Participation
+from fedsec.federation.rounds import Federation
+from fedsec.federation.setup import FederationSetup, ServerStep
 from fedsec.federation.training import LocalTraining
 from fedsec.models.flat import FlatModel
-from fedsec.randomness import derive_seed
+from fedsec.randomness import numpy_generator
 
 LIMIT = 1 << 30
 
@@ -57,37 +61,46 @@ def main():
     """Train one round, and write ``docs/results/memory.json``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clients", type=int, default=1000)
-    parser.add_argument("--chunk", type=int, default=8, help="clients whose updates are in memory at once")
-    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    x, y, rows = w.data()
+    x, y, _ = w.data()
     pool = Examples(x, y)
-    shards = [Shard(pool, r) for r in rows.reshape(-1).tensor_split(given.clients)]
-    torch.manual_seed(0)
-    model = FlatModel.of(SOURCES["cnn"].build(INFO), task=INFO.task, name="cnn")
-    start = model.vector()
+    few = pool.take(range(100))
+    partition = Shuffle()
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(0)
+        model = FlatModel.of(SOURCES["cnn"].build(INFO), task=INFO.task, name="cnn")
+    setup = FederationSetup(
+        info=INFO,
+        fingerprint="",
+        split=Split(pool, few, few, few),
+        index=partition.assign(pool, given.clients, generator=numpy_generator("memory benchmark")),
+        partition=partition,
+        model=model,
+        initial=model.vector(),
+        participation=Participation(clients_per_round=given.clients),
+        local=LocalTraining(batch_size=w.BATCH, learning_rate=w.RATE),
+        weighting="examples",
+        server=ServerStep(),
+        rounds=1,
+        evaluate_every=1,
+        seed=0,
+    )
     before = used()
     watch = Watch()
     watch.start()
-    mean = torch.zeros_like(start)
-    local = LocalTraining(batch_size=w.BATCH, learning_rate=w.RATE)
-    with CohortTrainer(model, local, workers=given.workers, pool=pool) as trainer:
-        for first in range(0, given.clients, given.chunk):
-            clients = range(first, min(first + given.chunk, given.clients))
-            updates = trainer.train(start, [shards[c] for c in clients], [derive_seed("client", 0, c) for c in clients])
-            mean += updates.sum(0) / given.clients
+    result = Federation(setup).run()
     watch.done.set()
     watch.join()
     report = {
         "clients": given.clients,
-        "chunk": given.chunk,
-        "workers": given.workers,
+        "uploads": result.ledger.uploads,
+        "matrix of all updates": 4 * setup.initial.numel() * given.clients,
         "model_and_data": before,
         "peak": watch.most,
         "above": watch.most - before,
-        "accuracy": w.accuracy(model.instance(start + mean), x, y),
+        "seconds": round(result.seconds, 1),
     }
     given.output.mkdir(parents=True, exist_ok=True)
     (given.output / "memory.json").write_text(json.dumps(report, indent=2) + "\n")
