@@ -47,11 +47,14 @@ class Workbench:
     def __init__(self, config: AuditConfig, artifacts: Path, workers: int = 1) -> None:
         self.config = config
         self.artifacts = Artifacts(artifacts)
-        self.builder = Builder(config)
         self.workers = workers
         self._attacks = {entry.label: entry for entry in config.attacks}
         self._stacks = {entry.label: tuple(entry.defenses) for entry in config.stacks}
-        self._setup = lru_cache(maxsize=2)(self.builder.setup)
+        # Federations train on the configured device; attacks and judges read what they left behind on the CPU.
+        trains = Builder(config)
+        reads = trains if trains.device.type == "cpu" else Builder(config, device="cpu")
+        self._federation = lru_cache(maxsize=2)(trains.setup)
+        self._setup = self._federation if reads is trains else lru_cache(maxsize=2)(reads.setup)
         self._challenge = lru_cache(maxsize=2)(self._membership)
 
     def run(self, task: Training | Cell, progress: Progress) -> dict[str, Any]:
@@ -67,7 +70,7 @@ class Workbench:
         return membership_challenge(self._setup(seed))
 
     def _train(self, task: Training, progress: Progress) -> None:
-        setup, stack = self._setup(task.seed), self._stacks[task.stack]
+        setup, stack = self._federation(task.seed), self._stacks[task.stack]
         adversary, facts = None, None
         if task.attack:
             plugin = self._attacks[task.attack].plugin

@@ -51,9 +51,15 @@ def pick_device(name: str) -> torch.device:
 class Builder:
     """Builds setups for one configuration; the dataset is loaded once."""
 
-    def __init__(self, config: AuditConfig) -> None:
+    def __init__(self, config: AuditConfig, *, device: str | None = None) -> None:
+        """Build for a configuration.
+
+        Args:
+            config: the configuration.
+            device: instead of the configured one.
+        """
         self.config = config
-        self.device = pick_device(config.device)
+        self.device = pick_device(device or config.device)
         self._dataset: Dataset | None = None
 
     @property

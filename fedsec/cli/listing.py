@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 
 from fedsec.registry import GROUPS, Row, rows
@@ -45,7 +46,7 @@ def columns(table: Sequence[Sequence[str]], indent: str = "") -> str:
     count = len(table[0])
     used = [i for i in range(count - 1) if any(row[i] for row in table)]
     widths = {i: max(len(row[i]) for row in table) for i in used}
-    limit = shutil.get_terminal_size((10_000, 24)).columns
+    limit = shutil.get_terminal_size((10_000, 24)).columns if sys.stdout.isatty() else 10_000
     lines = []
     for row in table:
         line = indent + "".join(f"{row[i]:<{widths[i]}}  " for i in used) + " ".join(row[-1].split())

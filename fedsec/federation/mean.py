@@ -31,7 +31,7 @@ def mean(cohort: Cohort, *, size: int, like: Tensor) -> Payload:
     terms = 0
     for _, payload in cohort.chunks():
         if isinstance(payload, Plain):
-            weights = payload.weights.to(payload.values.dtype)
+            weights = payload.weights.to(payload.values)
             part = weights @ payload.values
             total = part if total is None else total.add_(part)
             weight += float(payload.weights.double().sum())
@@ -45,5 +45,5 @@ def mean(cohort: Cohort, *, size: int, like: Tensor) -> Payload:
     if sealed is not None and terms:
         return Sealed((sealed.scheme.finish(accumulator),), sealed.scheme, sealed.holders, terms)
     if total is None or weight <= 0.0:
-        return Plain(like.new_zeros(1, size), torch.zeros(1, dtype=torch.float64))
-    return Plain((total / weight).unsqueeze(0), torch.tensor([weight], dtype=torch.float64))
+        return Plain(like.new_zeros(1, size), like.new_zeros(1, dtype=torch.float64))
+    return Plain((total / weight).unsqueeze(0), like.new_full((1,), weight, dtype=torch.float64))

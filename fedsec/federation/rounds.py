@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedsec.errors import ConfigurationError
+from fedsec.federation.coalition import Coalition
 from fedsec.federation.cohort import CohortTrainer, Shard
 from fedsec.federation.evaluate import evaluate
 from fedsec.federation.mean import mean
 from fedsec.federation.optimizers import server_step
 from fedsec.federation.population import Population, RoundCohort, draw_cohort
-from fedsec.federation.setup import FederationSetup, whole
+from fedsec.federation.setup import FederationSetup
 from fedsec.federation.stages import Stages
 from fedsec.federation.wire import Ledger, Transcript, acceptable, parties
 from fedsec.protocol.events import Event, Topic
 from fedsec.protocol.facts import PublicFacts
-from fedsec.protocol.parties import Adversary, CoalitionView
+from fedsec.protocol.parties import Adversary
 from fedsec.protocol.payload import Payload, Plain
 from fedsec.protocol.stage import Cohort, Defense
-from fedsec.randomness import derive_seed, generator
+from fedsec.randomness import derive_seed
 
 CHUNK_BYTES = 128 << 20
 """Updates are trained and summed in chunks of this size where no rule needs the whole matrix."""
@@ -69,17 +70,6 @@ class TrainingResult:
     compromised: float
 
 
-@dataclass
-class _Coalition:
-    """The adversary's side of a training: its data, its trainer, its memory."""
-
-    adversary: Adversary
-    facts: PublicFacts
-    seed: int
-    state: dict[str, Tensor] = field(default_factory=dict)
-    shards: dict[int, Shard] = field(default_factory=dict)
-
-
 class Federation:
     """One training: a setup, a stack of defenses, and an adversary or none."""
 
@@ -108,11 +98,11 @@ class Federation:
         self._readers = frozenset({"server"})
         self._sealed_model: Payload | None = None
         self._server_state: dict[str, Tensor] = {}
-        self._coalition: _Coalition | None = None
+        self._coalition: Coalition | None = None
         if adversary is not None:
             if facts is None:
                 raise ValueError("an adversary needs the public facts of the federation")
-            self._coalition = _Coalition(adversary, facts, derive_seed(setup.seed, "adversary", adversary.name))
+            self._coalition = Coalition(adversary, facts, setup, self.population)
         self._engine, self._workers = engine, workers
         self._present: list[tuple[int, int]] = []
         # Where a stage makes every client count once, nobody's number of examples travels.
@@ -193,7 +183,7 @@ class Federation:
         ours = [c for c in ours if len(shards[c])]
         reach = dict(zip(answered.tolist(), effort.tolist(), strict=True))
         chunks = self._uploads(number, ours, theirs, shards, reach, honest, controlled)
-        nobody = Plain(self.model.new_zeros(0, self.model.numel()), torch.zeros(0, dtype=torch.float64))
+        nobody = Plain(self.model.new_zeros(0, self.model.numel()), self.model.new_zeros(0, dtype=torch.float64))
         cohort = Cohort(chunks, nobody=nobody)
         if stages.rule is None:
             aggregate = mean(cohort, size=setup.model.layout.size, like=self.model)
@@ -249,10 +239,10 @@ class Federation:
             yield from self._send(number, part, values, [len(shards[c]) for c in part], bound=True)
         if theirs and self._coalition is not None:
             seen = torch.cat(rows) if rows else None
-            poisoned = [self._poisoned(c) for c in theirs]
+            poisoned = [self._coalition.shard(c) for c in theirs]
             own = self._train(controlled, number, theirs, poisoned, reach)
             sizes = [len(shard) for shard in poisoned]
-            crafted = self._craft(number, theirs, own, sizes, seen)
+            crafted = self._coalition.craft(number, theirs, own, sizes, self.model, seen)
             yield from self._send(number, theirs, crafted, sizes, bound=False)
 
     def _train(
@@ -272,7 +262,7 @@ class Federation:
             return
         index = accepted.nonzero().flatten().tolist()
         ids = tuple(clients[i] for i in index)
-        weights = torch.tensor([float(sizes[i]) for i in index], dtype=torch.float64)
+        weights = torch.tensor([float(sizes[i]) for i in index], dtype=torch.float64, device=values.device)
         # Where a stage makes every client count once, the server accepts no other weight from anyone.
         weights = weights if self._counts_travel else torch.ones_like(weights)
         rows = values if len(index) == len(clients) else values[accepted]
@@ -301,44 +291,6 @@ class Federation:
                 )
         yield ids, self.stages.on_arrival(payload, number, ids)
 
-    def _poisoned(self, client: int) -> Shard:
-        coalition = self._coalition
-        if coalition is None:
-            raise ValueError("there is no adversary")
-        if client not in coalition.shards:
-            shard = self._coalition_data(client).examples()
-            own = generator(coalition.seed, "poison", client)
-            coalition.shards[client] = whole(coalition.adversary.poison(shard, coalition.facts, generator=own))
-        return coalition.shards[client]
-
-    def _coalition_data(self, client: int) -> Shard:
-        """A controlled client's own data; a Sybil has none and shares that of a controlled client, or public data."""
-        clients = len(self.population.index)
-        if client < clients:
-            return self.setup.shard(client)
-        real = np.flatnonzero(self.population.controlled[:clients])
-        if len(real):
-            return self.setup.shard(int(real[(client - clients) % len(real)]))
-        return whole(self.setup.split.auxiliary)
-
-    def _craft(self, number: int, clients: list[int], own: Tensor, sizes: list[int], honest: Tensor | None) -> Tensor:
-        coalition = self._coalition
-        if coalition is None:
-            raise ValueError("there is no adversary")
-        view = CoalitionView(
-            round=number,
-            clients=tuple(clients),
-            own=own,
-            weights=torch.tensor([float(size) for size in sizes], dtype=torch.float64),
-            model=self.model.clone(),
-            honest=honest,
-            expected_cohort=int(self.setup.participation.clients_per_round),
-            state=coalition.state,
-            is_sybil=torch.tensor([c >= len(self.population.index) for c in clients]),
-        )
-        random = generator(coalition.seed, "craft", number)
-        return coalition.adversary.craft(view, coalition.facts, generator=random)
-
     def _apply(self, number: int, aggregate: Payload, shards: dict[int, Shard]) -> None:
         steps = self.stages.opening(aggregate, number, ())
         opened = steps[-1]
@@ -363,7 +315,7 @@ class Federation:
         self.model, self._server_state = server_step(
             step.optimizer,
             self.model,
-            opened.values[0].to(self.model.dtype),
+            opened.values[0].to(self.model),
             self._server_state,
             learning_rate=step.learning_rate,
             momentum=step.momentum,

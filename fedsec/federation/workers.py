@@ -162,7 +162,7 @@ class Workers(Engine):
                     busy.remove(connection)
                     free.append(connection)
         except (EOFError, OSError) as error:
-            wait([process.sentinel for process in self._processes], timeout=1)
+            wait([process.sentinel for process in self._processes], timeout=10)
             codes = [str(process.exitcode) for process in self._processes if not process.is_alive()]
             raise WorkerError(f"a worker process died (exit code {', '.join(codes) or 'unknown'})") from error
         finally:

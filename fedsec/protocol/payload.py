@@ -56,7 +56,7 @@ class Plain:
 
     def serialise(self, row: int) -> memoryview:
         """The bytes of one row on the wire: little-endian values, then the weight (a view, not a copy)."""
-        joined = torch.cat([self.values[row], self.weights[row : row + 1].to(self.values.dtype)])
+        joined = torch.cat([self.values[row], self.weights[row : row + 1].to(self.values)])
         return joined.detach().cpu().contiguous().numpy().data.cast("B")
 
     def nbytes(self, row: int) -> int:

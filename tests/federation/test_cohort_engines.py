@@ -70,7 +70,7 @@ def trained(model, local, start, shards, seeds, engine, **more):
 
 
 def close(a, b):
-    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ZOO)
