@@ -162,7 +162,10 @@ class Workers(Engine):
                     busy.remove(connection)
                     free.append(connection)
         except (EOFError, OSError) as error:
-            wait([process.sentinel for process in self._processes], timeout=10)
+            gone = wait([process.sentinel for process in self._processes], timeout=10)
+            for process in self._processes:
+                if process.sentinel in gone:  # its end of the pipe closes a moment before it can be reaped
+                    process.join(timeout=10)
             codes = [str(process.exitcode) for process in self._processes if not process.is_alive()]
             raise WorkerError(f"a worker process died (exit code {', '.join(codes) or 'unknown'})") from error
         finally:
