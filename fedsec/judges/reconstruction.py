@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -220,6 +220,28 @@ def gallery(pairs: Pairs, scores: Tensor) -> dict[str, Tensor]:
     }
 
 
+def placebo(evidence: Reconstructions, truth: Truth) -> tuple[Pairs, Examples]:
+    """The same reconstructions, matched to public examples that the updates were not computed on.
+
+    Matching picks the nearest of all examples behind an update: with many of them any picture has a near one.
+    Against as many other examples of the same population a reconstruction has the same freedom and nothing to
+    know, so what it scores here is what matching alone gives. With too few public examples the freedom is smaller.
+
+    Returns:
+        The pairs, and the public examples that were not used (the decoys of every contest).
+    """
+    pool = len(truth.decoys)
+    most = max((len(truth.behind[source]) for source in evidence.sources), default=0)
+    size = min(most, 4 * pool // 5)
+    order = torch.randperm(pool, generator=truth.generator)
+    others = truth.decoys.take(order[:size])
+    behind = {}
+    for source in dict.fromkeys(evidence.sources):
+        own = torch.randperm(size, generator=truth.generator)[: len(truth.behind[source])]
+        behind[source] = others.take(own)
+    return pair_up(evidence, replace(truth, behind=behind)), truth.decoys.take(order[size:])
+
+
 class ReconstructionJudge(Judge):
     """Identifiability of the true example among decoys of its class, and the quality of each matched pair.
 
@@ -228,14 +250,16 @@ class ReconstructionJudge(Judge):
     of the same evidence (as far as it has examples), so leaving out the hard ones is a failure too. `coverage` has
     one unit per example behind the attacked updates and says what part of them is exposed; an attack that returns less
     lowers it. Pairs are matched per source by the Hungarian algorithm on squared error, all pairs count, and quality in
-    dB or SSIM is reported beside, never instead. Reconstructions are projected on the bounds first; values that are not
-    finite become the centre of the bounds. The adversary without the view is asked about every pair.
+    dB or SSIM is reported beside, never instead. The floor is the best of public guesses and of the placebo: the
+    same reconstructions matched to as many examples that the updates were not computed on. Reconstructions are
+    projected on the bounds first; values that are not finite become the centre of the bounds. The adversary without
+    the view is asked about every pair.
     """
 
     name: ClassVar[str] = "reconstruction"
     summary: ClassVar[str] = (
         "Full success: each true example is the nearest of 20 examples of its class to its reconstruction;"
-        " floor: the best guess from public examples of the class"
+        " floor: the best of public guesses and of the same reconstructions on other people's examples"
     )
 
     def measure(self, evidence: Evidence, truth: Truth) -> Judgement:
@@ -247,12 +271,18 @@ class ReconstructionJudge(Judge):
         if not isinstance(evidence, Reconstructions):
             raise TypeError(f"this judge measures Reconstructions, not {type(evidence).__name__}")
         pairs = pair_up(evidence, truth)
+        elsewhere, decoys = placebo(evidence, truth)
         classes = truth.info.task == "classification"
-        contests = [contest(y, truth.decoys, classes=classes, generator=truth.generator) for y in pairs.labels]
+
+        def contests_of(labels: Tensor) -> list[Contest]:
+            return [contest(y, decoys, classes=classes, generator=truth.generator) for y in labels]
+
+        contests = contests_of(pairs.labels)
         guesses = tuple(contests[0].blind) if contests else ()
         blind = {name: torch.stack([one.blind[name] for one in contests]) for name in guesses}
+        matched = _ranks(elsewhere.found, elsewhere.true, contests_of(elsewhere.labels))
         measurements = [
-            *_identification(pairs, contests, blind),
+            *_identification(pairs, contests, blind, matched),
             *_quality(pairs, blind, truth),
             *_labels(pairs),
         ]
@@ -275,17 +305,20 @@ class ReconstructionJudge(Judge):
         return Judgement(measurements=tuple(measurements), exhibits=exhibits, notes=tuple(notes))
 
 
-def _identification(pairs: Pairs, contests: list[Contest], blind: dict[str, Tensor]) -> list[Measurement]:
+def _ranks(found: Tensor, true: Tensor, contests: list[Contest]) -> Tensor:
+    rows = zip(found, true, contests, strict=True)
+    return torch.tensor([true_rank(x, y, one.decoys) for x, y, one in rows], dtype=torch.float64)
+
+
+def _identification(
+    pairs: Pairs, contests: list[Contest], blind: dict[str, Tensor], matched: Tensor
+) -> list[Measurement]:
     """Whether each target is the nearest of its contest, its rank, and the share of all examples exposed."""
-
-    def ranks(guess: Tensor) -> Tensor:
-        rows = zip(guess, pairs.true, contests, strict=True)
-        return torch.tensor([true_rank(x, true, one.decoys) for x, true, one in rows], dtype=torch.float64)
-
     lost = torch.full((len(pairs.unmatched),), float(CANDIDATES), dtype=torch.float64)
-    rank = torch.cat([ranks(pairs.found), lost])
+    rank = torch.cat([_ranks(pairs.found, pairs.true, contests), lost])
     clusters = torch.cat([pairs.clusters, pairs.unmatched])
-    floors = [ranks(guess) for guess in blind.values()]
+    floors = [_ranks(guess, pairs.true, contests) for guess in blind.values()]
+    floors += [matched] if len(matched) else []
     first = max(floors, key=lambda r: float((r == 1).double().mean()), default=None)
     lowest = min(floors, key=lambda r: float(r.mean()), default=None)
     exposed, owner = [], []

@@ -207,7 +207,7 @@ def test_decoys_are_of_the_class_and_guesses_are_no_decoys():
 
 def test_few_decoys_are_said():
     judgement = ReconstructionJudge().measure(perfect(truth()), truth(decoys=15))
-    assert any("only 5 public examples" in note for note in judgement.notes)
+    assert any("public examples, so a guess succeeds more often" in note for note in judgement.notes)
 
 
 def test_the_gallery_runs_from_best_to_worst():
@@ -248,3 +248,24 @@ def test_what_it_cannot_measure_is_refused():
     stranger = dataclasses.replace(perfect(t), sources=((9, "client:9"),) * 12)
     with pytest.raises(ValueError, match="no examples"):
         ReconstructionJudge().measure(stranger, t)
+
+
+def test_matching_alone_is_no_leak():
+    """Noise matched to many examples often has one of them nearest: the placebo says so, and the advantage is gone."""
+    from fedsec.randomness import numpy_generator
+    from fedsec.statistics.pooling import pool
+
+    held = truth(decoys=400)
+    source = next(iter(held.behind))
+    many = Examples(torch.rand(200, *held.test.x.shape[1:], generator=generator("many")), held.decoys.y[:200])
+    held = dataclasses.replace(held, behind={source: many})
+    noise = Reconstructions(
+        sources=(source,) * 40,
+        inputs=torch.rand(40, *many.x.shape[1:], generator=generator("noise")),
+        labels=None,
+        confidence=torch.zeros(40),
+    )
+    identified = next(m for m in ReconstructionJudge().measure(noise, held).measurements if m.headline)
+    pooled = pool([identified], generator=numpy_generator("test"))
+    assert pooled.value > 0.3, "matching alone identifies many"
+    assert pooled.advantage_low == 0.0
