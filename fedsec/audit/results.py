@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -118,11 +119,11 @@ class Assembly:
         measured = [i for i in items if i.status == "measured" and i.stored is not None]
         if status != "measured" or not measured:
             return row
-        row["notes"] = list(dict.fromkeys(n for i in measured for n in _stored(i).document["notes"]))
+        row["notes"] = _notes([_stored(i).document["notes"] for i in measured])
         per_seed = [{m["name"]: m for m in _measurements(_stored(i))} for i in measured]
         names = [name for name in per_seed[0] if all(name in other for other in per_seed)]
         for name in names:
-            pooled = _pool([seed[name] for seed in per_seed], attack.label, stack.label, name)
+            pooled = _pool([seed[name] for seed in per_seed], attack.label, name)
             row["metrics"][name] = _metric(pooled)
             if pooled.headline:
                 row["severity"] = severity_of(pooled.advantage_high).value
@@ -135,13 +136,13 @@ class Assembly:
         row["cost"] = {"seconds_per_cell": sum(_stored(i).document["seconds"] for i in measured) / len(measured)}
         if isinstance(plugin, Adversary):
             attacked = [t for t in self.plan.trainings if (t.stack, t.attack) == (stack.label, attack.label)]
-            row["utility"] = self._accuracy(attacked, f"{attack.label}/{stack.label}")
+            row["utility"] = self._accuracy(attacked)
             row["cost"]["compromised"] = _stored(measured[0]).document["compromised"]
         else:
-            row["utility"] = self._accuracy([t for k, t in self._honest.items() if k[0] == stack.label], stack.label)
+            row["utility"] = self._accuracy([t for k, t in self._honest.items() if k[0] == stack.label])
         return row
 
-    def _accuracy(self, trainings: Sequence[Training], purpose: str) -> dict[str, Any]:
+    def _accuracy(self, trainings: Sequence[Training]) -> dict[str, Any]:
         """Accuracy of trainings over their seeds."""
         stored = [s for s in (self.training(t) for t in trainings) if s is not None]
         if not stored:
@@ -151,7 +152,7 @@ class Assembly:
             return {
                 "r2": {"value": sum(values) / len(values), "low": min(values), "high": max(values), "n": len(values)}
             }
-        pooled = _pool([_mean("accuracy", s.tensors["correct"].double()) for s in stored], purpose, "", "accuracy")
+        pooled = _pool([_mean("accuracy", s.tensors["correct"].double()) for s in stored], "accuracy")
         return {"accuracy": {k: v for k, v in _metric(pooled).items() if k in {"value", "low", "high", "n"}}}
 
     def utilities(self) -> list[dict[str, Any]]:
@@ -184,7 +185,7 @@ class Assembly:
             refused.update(document["ledger"]["refused"])
         names = sorted({name for d in documents for name in d["diagnostics"]})
         row: dict[str, Any] = {
-            **self._accuracy([self._honest[label, seed] for seed, _ in done], label),
+            **self._accuracy([self._honest[label, seed] for seed, _ in done]),
             "loss": _average([d["loss"][-1] for d in documents]),
             "seconds_per_round": sum(d["seconds"] for d in documents) / (rounds * len(documents)),
             "upload_bytes_per_client_round": sum(d["ledger"]["upload_bytes"] for d in documents) / max(uploads, 1),
@@ -210,7 +211,7 @@ class Assembly:
             if control is None or "correct" not in stored.tensors:
                 return None
             pairs.append(control.tensors["correct"].double() - stored.tensors["correct"].double())
-        pooled = _pool([_mean("accuracy_drop", units) for units in pairs], label, "", "accuracy_drop")
+        pooled = _pool([_mean("accuracy_drop", units) for units in pairs], "accuracy_drop")
         return {k: v for k, v in _metric(pooled).items() if k in {"value", "low", "high", "n"}}
 
     def stack_rows(self) -> list[dict[str, Any]]:
@@ -316,7 +317,14 @@ def _mean(name: str, units: Tensor) -> dict[str, Any]:
     return asdict(Measurement(name=name, statistic="mean", units=units, floor=0.0))
 
 
+def _notes(by_seed: list[list[str]]) -> list[str]:
+    """Notes of all seeds; one that differs from an earlier one in its numbers only is left out."""
+    kept = {re.sub(r"[0-9.]+", "#", note): note for notes in reversed(by_seed) for note in reversed(notes)}
+    return list(reversed(kept.values()))
+
+
 def _pool(measurements: Sequence[dict[str, Any]], *purpose: str) -> Pooled:
+    # The draws do not depend on the stack: equal observations get equal intervals.
     return pool(measurements, generator=numpy_generator("pool", *purpose))
 
 
