@@ -14,13 +14,19 @@ class Knowledge(StrEnum):
     """
 
     LABELS = "labels of the victim's examples"
+    BATCH_ORDER = "order of the victim's batches, with each example's label"
     COUNTS = "number of examples behind an update"
     LOCAL_TRAINING = "local learning rate, batch size and epochs"
     AUXILIARY_DATA = "public examples from the population"
     TEST_INPUTS = "inputs at deployment"
     CANDIDATES = "examples whose membership is in question"
+    CLIENT_CANDIDATES = "data sets of clients whose participation is in question"
     HONEST_UPDATES = "every honest client's update of the round (omniscient)"
     AGGREGATION_RULE = "the aggregation rule"
+
+
+ORACLES = frozenset({Knowledge.LABELS, Knowledge.BATCH_ORDER})
+"""Private facts that no party but the victim has; a result that rests on them is marked in the report."""
 
 
 class Capability(StrEnum):

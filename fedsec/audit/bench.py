@@ -15,8 +15,10 @@ from torch import Tensor
 from fedsec.audit.build import Builder
 from fedsec.audit.challenge import (
     MembershipChallenge,
+    coalition_position,
     labels_behind,
     membership_challenge,
+    population_of,
     public_facts,
     truth,
     with_counts,
@@ -78,7 +80,8 @@ class Workbench:
                 raise TypeError(f"{task.attack} does not train")
             adversary = plugin
             facts = public_facts(setup, stack, plugin)
-        wanted = {} if task.attack else wanted_by(self.config.attacks, setup.rounds)
+        readers = [e for e in self.config.attacks if isinstance(e.plugin, Attack)]
+        wanted = wanted_by([self._attacks[task.attack]] if task.attack else readers, setup.rounds)
         federation = Federation(setup, stack, adversary=adversary, facts=facts, wanted=wanted, workers=self.workers)
         result = federation.run(progress)
         if task.transcript:
@@ -86,6 +89,7 @@ class Workbench:
             document = {**packed.document, "kind": "transcript", "label": task.label}
             self.artifacts.write(task.transcript, document, packed.tensors)
         tensors = {"released": result.released, "predictions": result.predictions}
+        tensors |= {f"memory/{name}": value for name, value in result.memory.items()}
         if setup.info.task != "regression":
             right = result.predictions == setup.split.test.y
             tensors["correct"] = right if right.dim() == 1 else right.double().mean(-1)
@@ -100,6 +104,8 @@ class Workbench:
             if isinstance(entry.plugin, Attack):
                 position = entry.position or entry.plugin.threat.position
                 judgement = self._passive(task, setup, stack, entry.plugin, position, document)
+            elif entry.plugin.wants:
+                judgement = self._observing(task, setup, stack, entry.plugin, document)
             else:
                 judgement = self._active(task, setup, entry.plugin, document)
             document["status"] = "measured" if judgement is not None else document["status"]
@@ -123,13 +129,7 @@ class Workbench:
         """Run a passive attack on what its position can read, or say why it reads nothing."""
         stored = self.artifacts.read(task.transcript)
         rounds = _rounds(attack, setup)
-        events = tuple(
-            event
-            for event in unpack(stored.document, stored.tensors)
-            if event.round in rounds
-            or event.topic == Topic.RELEASE
-            or (event.topic == Topic.BROADCAST and event.round - 1 in rounds)
-        )
+        events = tuple(e for e in unpack(stored.document, stored.tensors) if _in_reach(e, rounds))
         view, seen_events = self._view(setup, attack, position, events, document)
         document["seen"] = _ledger(position, view, attack, seen_events)
         if view is None:
@@ -147,7 +147,7 @@ class Workbench:
     def _view(
         self,
         setup: FederationSetup,
-        attack: Attack,
+        attack: Attack | Adversary,
         position: str,
         events: tuple[Event, ...],
         document: dict[str, Any],
@@ -182,6 +182,40 @@ class Workbench:
         document["reason"] = "; ".join(_summary(reasons))
         return None, events
 
+    def _observing(
+        self,
+        task: Cell,
+        setup: FederationSetup,
+        stack: tuple[Defense, ...],
+        adversary: Adversary,
+        document: dict[str, Any],
+    ) -> Judgement | None:
+        """What an adversary that took part concludes from what it saw of the federation that it attacked."""
+        attacked, stored = self.artifacts.read(task.attacked), self.artifacts.read(task.transcript)
+        document["compromised"] = attacked.document["compromised"]
+        population = population_of(setup, adversary)
+        position = coalition_position(adversary, population)
+        rounds = _rounds(adversary, setup)
+        events = tuple(e for e in unpack(stored.document, stored.tensors) if _in_reach(e, rounds))
+        view, seen_events = self._view(setup, adversary, position, events, document)
+        document["seen"] = _ledger(position, view, adversary, seen_events)
+        if view is None:
+            return None
+        challenge = self._challenge(task.seed)
+        released = attacked.tensors["released"].to(setup.device)
+        held = truth(
+            setup, stack, adversary, events=seen_events, released=released, challenge=challenge, population=population
+        )
+        facts = public_facts(setup, stack, adversary, challenge=challenge)
+        memory = {
+            name.removeprefix("memory/"): value
+            for name, value in attacked.tensors.items()
+            if name.startswith("memory/")
+        }
+        random = generator(setup.seed, "attack", adversary.name, "observe")
+        evidence = adversary.observe(view, facts, memory, generator=random)
+        return _judge(adversary.judge).measure(evidence, held)
+
     def _active(self, task: Cell, setup: FederationSetup, adversary: Adversary, document: dict[str, Any]) -> Judgement:
         """Compare the attacked federation with the honest one of the same seed."""
         honest, attacked = self.artifacts.read(task.honest), self.artifacts.read(task.attacked)
@@ -200,7 +234,13 @@ class Workbench:
         )
 
 
-def _rounds(attack: Attack, setup: FederationSetup) -> frozenset[int]:
+def _in_reach(event: Event, rounds: frozenset[int]) -> bool:
+    """An attacked round's event, the release, or the model after an attacked round (which tells its aggregate)."""
+    follows = event.topic == Topic.BROADCAST and event.round - 1 in rounds
+    return event.round in rounds or event.topic == Topic.RELEASE or follows
+
+
+def _rounds(attack: Attack | Adversary, setup: FederationSetup) -> frozenset[int]:
     return frozenset(r for r in attack.rounds(setup.rounds) if 0 <= r < setup.rounds)
 
 
@@ -259,7 +299,7 @@ def _finite(value: float) -> bool:
     return bool(torch.isfinite(torch.tensor(value)))
 
 
-def _ledger(position: str, view: View | None, attack: Attack, events: tuple[Event, ...]) -> dict[str, Any]:
+def _ledger(position: str, view: View | None, attack: Attack | Adversary, events: tuple[Event, ...]) -> dict[str, Any]:
     """What the attack was given: printed in the report."""
     counts: dict[str, dict[str, Any]] = {}
     for event in view.events if view else ():
@@ -299,5 +339,6 @@ def _judged(judgement: Judgement, document: dict[str, Any]) -> dict[str, Tensor]
     for name, exhibit in judgement.exhibits.items():
         tensors[f"x/{name}"] = exhibit
     document["measurements"] = rows
+    document["exposed"] = [asdict(one) for one in judgement.exposed]
     document["notes"].extend(judgement.notes)
     return tensors

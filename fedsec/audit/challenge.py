@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fedsec.data.examples import Examples
+from fedsec.federation.coalition import coin
 from fedsec.federation.cohort import CohortTrainer
 from fedsec.federation.population import Population, draw_cohort
 from fedsec.federation.setup import FederationSetup, whole
@@ -129,20 +130,38 @@ def _parameters(plugin: Plugin) -> str:
     return "(" + ", ".join(f"{name}={value}" for name, value in plugin.parameters().items()) + ")"
 
 
+def population_of(setup: FederationSetup, adversary: Adversary | None) -> Population:
+    """Everybody in the federation, and whom the adversary replaced or added."""
+    fraction, sybils = (adversary.fraction, adversary.identities) if adversary else (0.0, 0)
+    return Population.of(setup.index, fraction=fraction, sybils=sybils, seed=setup.seed)
+
+
+def coalition_position(adversary: Adversary, population: Population) -> str:
+    """The position that an adversary observes from: its own parties where its threat model says ``coalition``."""
+    if adversary.threat.position != "coalition":
+        return adversary.threat.position
+    return "+".join(f"client:{i}" for i in np.flatnonzero(population.controlled).tolist())
+
+
 def examples_behind(
-    setup: FederationSetup, stack: tuple[Defense, ...], events: tuple[Event, ...]
+    setup: FederationSetup, stack: tuple[Defense, ...], events: tuple[Event, ...], population: Population
 ) -> dict[tuple[int, str], Examples]:
-    """What each recorded update was computed on; the sender ``server`` stands for the whole cohort."""
+    """What each recorded update of an honest client was computed on.
+
+    The sender ``server`` stands for the honest part of the whole cohort.
+    """
     hooks = tuple(d for d in stack if d.implements("data"))
-    population = Population.of(setup.index, fraction=0.0, sybils=0, seed=setup.seed)
     behind: dict[tuple[int, str], Examples] = {}
     for event in events:
         if event.topic == Topic.UPLOAD:
             client = int(event.sender.partition(":")[2])
+            if population.controlled[client]:
+                continue
             behind[event.round, event.sender] = setup.shard(client, hooks).examples()
         elif event.topic == Topic.AGGREGATE:
             drawn = draw_cohort(population, setup.participation, round_index=event.round, seed=setup.seed)
-            shards = [setup.shard(int(client), hooks).examples() for client in drawn.answered]
+            honest = drawn.answered[~population.controlled[drawn.answered]]
+            shards = [setup.shard(int(client), hooks).examples() for client in honest]
             behind[event.round, event.sender] = _joined(shards, setup.split.clients)
     return behind
 
@@ -178,14 +197,17 @@ def _joined(shards: list[Examples], like: Examples) -> Examples:
 def truth(
     setup: FederationSetup,
     stack: tuple[Defense, ...],
-    attack: Attack,
+    attack: Attack | Adversary,
     *,
     events: tuple[Event, ...],
     released: Tensor,
     challenge: MembershipChallenge | None,
+    population: Population | None = None,
 ) -> Truth:
-    """What only the judge holds."""
-    behind = examples_behind(setup, stack, events)
+    """What only the judge holds; ``population`` is that of the attacked federation, if an adversary took part."""
+    population = population or population_of(setup, None)
+    audits = isinstance(attack, Adversary) and attack.flips_coins
+    behind = examples_behind(setup, stack, events, population)
     name = str(getattr(attack, "property", "") or "")
     if not name and setup.info.attributes:
         name = setup.info.attributes[0].name
@@ -207,4 +229,6 @@ def truth(
         property_name=name,
         property_share=share,
         generator=generator(setup.seed, "judge", attack.name),
+        included={i: coin(setup.seed, i) for i in np.flatnonzero(population.controlled).tolist()} if audits else {},
+        claims=tuple(Stages(stack, setup.setting(stack), seed=setup.seed).claims()) if audits else (),
     )

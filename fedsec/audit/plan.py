@@ -54,7 +54,7 @@ class Cell:
         seed: of the federation.
         honest: key of the honest training.
         attacked: key of the training under attack, empty for a passive attack.
-        transcript: key of the transcript, empty for an active attack.
+        transcript: key of the transcript that it reads; empty for an active attack that observes nothing.
     """
 
     key: str
@@ -92,10 +92,10 @@ class Plan:
 
 
 def wanted_by(attacks: Iterable[AttackEntry], rounds: int) -> Wanted:
-    """Which rounds of which topics some passive attack wants."""
+    """Which rounds of which topics some of these attacks want."""
     wanted: dict[Topic, set[int]] = {}
     for entry in attacks:
-        if isinstance(entry.plugin, Attack):
+        if isinstance(entry.plugin, Attack | Adversary):
             for topic in (*entry.plugin.wants, *entry.plugin.also_sees):
                 own = {r for r in entry.plugin.rounds(rounds) if 0 <= r < rounds}
                 if topic == Topic.RELEASE:
@@ -160,7 +160,7 @@ def make_plan(config: AuditConfig, builder: Builder, *, only: Iterable[str] = ()
     """
     chosen = _filters(config, only)
     base = _base_key(config, builder)
-    wanted = wanted_by(config.attacks, config.federation.rounds)
+    wanted = wanted_by([a for a in config.attacks if isinstance(a.plugin, Attack)], config.federation.rounds)
     trainings: dict[tuple[str, str, str], Training] = {}
     cells: list[Cell] = []
     excluded: list[tuple[str, str, int]] = []
@@ -176,7 +176,8 @@ def make_plan(config: AuditConfig, builder: Builder, *, only: Iterable[str] = ()
                     continue
                 attacked = None
                 if isinstance(attack.plugin, Adversary):
-                    attacked = _training(base, stack, attack, seed, {})
+                    reads = wanted_by([attack], config.federation.rounds)
+                    attacked = _training(base, stack, attack, seed, reads)
                     trainings[attacked.key, attacked.stack, attacked.attack] = attacked
                 cells.append(_cell(config, attack, stack, seed, honest, attacked))
     return Plan(trainings=tuple(trainings.values()), cells=tuple(cells), excluded=tuple(excluded))
@@ -233,7 +234,7 @@ def _cell(
             "code": code_fingerprint(JUDGING_CODE),
             "honest": honest.key,
             "attacked": attacked.key if attacked else "",
-            "transcript": "" if attacked else honest.transcript,
+            "transcript": (attacked or honest).transcript,
         }
     )
     return Cell(
@@ -243,7 +244,7 @@ def _cell(
         seed=seed,
         honest=honest.key,
         attacked=attacked.key if attacked else "",
-        transcript="" if attacked else honest.transcript,
+        transcript=(attacked or honest).transcript,
     )
 
 

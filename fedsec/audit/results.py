@@ -21,7 +21,7 @@ from fedsec.protocol.parties import Adversary
 from fedsec.randomness import numpy_generator
 from fedsec.statistics.pooling import Pooled, pool
 from fedsec.statistics.severity import severity_of
-from fedsec.threat import Capability
+from fedsec.threat import ORACLES, Capability
 
 NOT_RUN = "not run yet: the audit was stopped before its turn"
 
@@ -115,6 +115,7 @@ class Assembly:
             "notes": [],
             "exhibits": {},
             "by_seed": {},
+            "exposed": [],
         }
         measured = [i for i in items if i.status == "measured" and i.stored is not None]
         if status != "measured" or not measured:
@@ -133,6 +134,7 @@ class Assembly:
             show_originals=self._show,
             derived=Capability.TESTING_DATA_CONTROL in plugin.threat.capabilities,
         )
+        row["exposed"] = _stored(measured[0]).document.get("exposed", [])
         row["cost"] = {"seconds_per_cell": sum(_stored(i).document["seconds"] for i in measured) / len(measured)}
         if isinstance(plugin, Adversary):
             attacked = [t for t in self.plan.trainings if (t.stack, t.attack) == (stack.label, attack.label)]
@@ -252,6 +254,7 @@ def attack_row(entry: AttackEntry) -> dict[str, Any]:
         "position": entry.position or threat.position,
         "story": threat.story,
         "knowledge": sorted(k.value for k in plugin.knows()),
+        "oracles": sorted(k.value for k in plugin.knows() & ORACLES),
         "capabilities": sorted(c.value for c in threat.capabilities),
         "stage": threat.stage.value,
         "active": active,

@@ -11,7 +11,12 @@ from fedsec.federation.population import Population
 from fedsec.federation.setup import FederationSetup, whole
 from fedsec.protocol.facts import PublicFacts
 from fedsec.protocol.parties import Adversary, CoalitionView
-from fedsec.randomness import derive_seed, generator
+from fedsec.randomness import derive_seed, generator, numpy_generator
+
+
+def coin(seed: int, identity: int) -> bool:
+    """Whether a canary identity is included: a fair coin that only the harness knows."""
+    return bool(numpy_generator(seed, "coin", identity).integers(2))
 
 
 class Coalition:
@@ -25,6 +30,11 @@ class Coalition:
         self._seed = derive_seed(setup.seed, "adversary", adversary.name)
         self._state: dict[str, Tensor] = {}
         self._shards: dict[int, Shard] = {}
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """What the adversary remembers."""
+        return self._state
 
     def shard(self, client: int) -> Shard:
         """What a controlled identity trains on: poisoned once, the same every round."""
@@ -68,6 +78,8 @@ class Coalition:
             expected_cohort=int(self._setup.participation.clients_per_round),
             state=self._state,
             is_sybil=torch.tensor([c >= len(self._population.index) for c in clients]),
+            shards=tuple(self.shard(c).examples().to("cpu") for c in clients),
+            included=torch.tensor([coin(self._setup.seed, c) for c in clients]) if self.adversary.flips_coins else None,
         )
         random = generator(self._seed, "craft", number)
         return self.adversary.craft(view, self._facts, generator=random)

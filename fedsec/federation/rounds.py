@@ -52,6 +52,7 @@ class TrainingResult:
         events: the transcript.
         claims: of the defenses.
         compromised: share of the identities that the adversary controls.
+        memory: what the adversary remembers at the end.
     """
 
     released: Tensor
@@ -68,6 +69,7 @@ class TrainingResult:
     events: tuple[Event, ...]
     claims: list[dict[str, float | str]]
     compromised: float
+    memory: dict[str, Tensor]
 
 
 class Federation:
@@ -154,6 +156,7 @@ class Federation:
             events=tuple(self.transcript.events),
             claims=self.stages.claims(),
             compromised=self.population.compromised,
+            memory=dict(self._coalition.state) if self._coalition is not None else {},
         )
 
     def _trainer(self, *, honest: bool) -> CohortTrainer:
@@ -243,7 +246,8 @@ class Federation:
             own = self._train(controlled, number, theirs, poisoned, reach)
             sizes = [len(shard) for shard in poisoned]
             crafted = self._coalition.craft(number, theirs, own, sizes, self.model, seen)
-            yield from self._send(number, theirs, crafted, sizes, bound=False)
+            bound = self._coalition.adversary.honest_stages
+            yield from self._send(number, theirs, crafted, sizes, bound=bound)
 
     def _train(
         self, trainer: CohortTrainer, number: int, clients: list[int], shards: list[Shard], reach: dict[int, float]

@@ -47,6 +47,21 @@ class Measurement:
     description: str = ""
 
 
+@dataclass(frozen=True)
+class Exposure:
+    """How exposed one example or client is.
+
+    Attributes:
+        unit: as in ``client:3`` or ``example 17 of client:3``; never the data itself.
+        score: higher is more exposed.
+        text: what the score says, as in ``identified 4 of 4 times``.
+    """
+
+    unit: str
+    score: float
+    text: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
     """Measurements, and exhibits for the report.
@@ -56,11 +71,13 @@ class Judgement:
         exhibits: arrays by name; the report knows ``gallery/original``, ``gallery/reconstruction`` (``(g, *shape)``),
             ``gallery/score`` (``(g,)``), ``roc/fpr``, ``roc/tpr``, ``curve/<name>/x`` and ``curve/<name>/y``.
         notes: sentences that must stand beside the numbers (caveats).
+        exposed: the most exposed examples or clients first, ten at the most.
     """
 
     measurements: tuple[Measurement, ...]
     exhibits: Mapping[str, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    exposed: tuple[Exposure, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +98,10 @@ class Truth:
         property_name: the attribute that property inference is about, or empty.
         property_share: for each ``(round, sender)`` the share of its examples that have the property.
         generator: for the judge's own draws (decoys, noise floors).
+        owners: ``(m,)`` int64, the client that holds each candidate, -1 for non-members.
+        participants: ``(c,)`` bool, which of the client candidates took part.
+        included: the coin of each canary identity.
+        claims: what the defenses of the stack claim (`Defense.claims`, with the key ``defense``).
     """
 
     info: DatasetInfo
@@ -95,6 +116,10 @@ class Truth:
     property_name: str
     property_share: Mapping[tuple[int, str], float]
     generator: torch.Generator
+    owners: Tensor | None = None
+    participants: Tensor | None = None
+    included: Mapping[int, bool] = field(default_factory=dict)
+    claims: tuple[Mapping[str, float | str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,4 +163,4 @@ class Judge:
         raise NotImplementedError(f"the judge {self.name} measures evidence, not federations under attack")
 
 
-__all__ = ["Judge", "Judgement", "Measurement", "Outcome", "Truth"]
+__all__ = ["Exposure", "Judge", "Judgement", "Measurement", "Outcome", "Truth"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -55,4 +56,71 @@ class AdversarialInputs:
     backwards: int
 
 
-Evidence = Reconstructions | MembershipScores | PropertyScores | AdversarialInputs
+@dataclass(frozen=True, kw_only=True)
+class TokenReconstructions:
+    """Token sequences, or sets of tokens, that an attack claims to have read out of updates.
+
+    Attributes:
+        sources: for each claim the ``(round, sender)`` of the event it was read from.
+        tokens: for each claim its tokens ``(t,)`` int64; distinct ones in any order if ``ordered`` is false.
+        ordered: sequences (one per example) or one set per source.
+        confidence: ``(claims,)`` the attack's own score, higher is surer.
+    """
+
+    sources: tuple[tuple[int, str], ...]
+    tokens: tuple[Tensor, ...]
+    ordered: bool
+    confidence: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeveralProperties:
+    """Scores of several properties that were read at once; their names as in the dataset's attributes."""
+
+    scores: Mapping[str, PropertyScores]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnerScores:
+    """Whose training set a candidate is from (source inference).
+
+    Attributes:
+        clients: identities of the columns.
+        scores: ``(m, k)`` per candidate of the challenge and client, higher means that this client holds it.
+    """
+
+    clients: tuple[int, ...]
+    scores: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParticipationScores:
+    """``(c,)`` score per data set of `PublicFacts.client_candidates`, higher means that this client took part."""
+
+    scores: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class CanaryScores:
+    """How much each canary identity seems to have been included, for an audit of a claimed epsilon.
+
+    Attributes:
+        identities: ``(m,)`` int64, the canary identities in the order of the scores.
+        scores: ``(m,)`` higher means included.
+    """
+
+    identities: Tensor
+    scores: Tensor
+
+
+Evidence = (
+    Reconstructions
+    | MembershipScores
+    | PropertyScores
+    | AdversarialInputs
+    | TokenReconstructions
+    | SeveralProperties
+    | OwnerScores
+    | ParticipationScores
+    | CanaryScores
+)

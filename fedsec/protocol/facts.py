@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -18,6 +18,23 @@ T = TypeVar("T")
 Simulate = Callable[[Tensor, Examples, int], Tensor]
 """``(model (d,), shard, draw) -> update (d,)``: what an honest client with this shard would upload in clear,
 client-enforced and format stages included, sealing excepted, with the attacker's own noise draw."""
+
+Federate = Callable[[Sequence[Examples], int], Tensor]
+"""``(training sets of s federations, draw) -> released models (s, d)``: shadow federations by the public algorithm
+(population size, rounds, local training, stack), each training set spread over the clients at random."""
+
+
+@dataclass(frozen=True)
+class BatchOrder:
+    """In which order a client used its examples in one round.
+
+    Attributes:
+        rows: one ``(b,)`` int64 per local step, positions in the client's own data.
+        labels: ``(n,)`` label of each position.
+    """
+
+    rows: tuple[Tensor, ...]
+    labels: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +68,9 @@ class PublicFacts:
     _candidates: Examples | None = field(default=None, repr=False)
     _test_inputs: Examples | None = field(default=None, repr=False)
     _labels: dict[tuple[int, str], Tensor] | None = field(default=None, repr=False)
+    _order: Callable[[int, str], BatchOrder] | None = field(default=None, repr=False)
+    _federate: Federate | None = field(default=None, repr=False)
+    _client_candidates: tuple[Examples, ...] | None = field(default=None, repr=False)
     _property: str | None = field(default=None, repr=False)
 
     def _known(self, what: Knowledge, value: T | None) -> T:
@@ -88,3 +108,17 @@ class PublicFacts:
     def labels_of(self, round_index: int, sender: str) -> Tensor:
         """Labels behind one update, as a sorted multiset."""
         return self._known(Knowledge.LABELS, self._labels)[round_index, sender]
+
+    def order_of(self, round_index: int, sender: str) -> BatchOrder:
+        """The batches behind one client's update, with labels: an oracle."""
+        return self._known(Knowledge.BATCH_ORDER, self._order)(round_index, sender)
+
+    @property
+    def federate(self) -> Federate:
+        """Shadow federations by the public algorithm."""
+        return self._known(Knowledge.LOCAL_TRAINING, self._federate)
+
+    @property
+    def client_candidates(self) -> tuple[Examples, ...]:
+        """Data sets of clients of which half or so took part, shuffled."""
+        return self._known(Knowledge.CLIENT_CANDIDATES, self._client_candidates)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fedsec.data.examples import Examples
+from fedsec.models.flat import FlatModel
 from fedsec.plugin import Plugin
 from fedsec.protocol.events import Topic
 from fedsec.protocol.evidence import Evidence
@@ -69,6 +70,9 @@ class CoalitionView:
         expected_cohort: how many updates the server expects this round (public).
         state: tensors that persist between rounds.
         is_sybil: ``(k,)`` bool, identities that the adversary made up.
+        shards: what each of them trains on, after `Adversary.poison`.
+        included: ``(k,)`` bool, fair coins of the harness, one per identity and federation; ``None`` unless the
+            adversary is a canary audit (`Adversary.flips_coins`). An excluded canary must send zeros.
     """
 
     round: int
@@ -80,6 +84,8 @@ class CoalitionView:
     expected_cohort: int
     state: dict[str, Tensor]
     is_sybil: Tensor
+    shards: tuple[Examples, ...] = ()
+    included: Tensor | None = None
 
 
 class Adversary(Plugin):
@@ -90,12 +96,22 @@ class Adversary(Plugin):
 
     Attributes:
         threat: the adversary.
-        judge: name of the judge that compares the attacked federation with the honest one.
+        judge: name of the judge that compares the attacked federation with the honest one, or measures what the
+            adversary saw in it, if it wants to see something.
+        wants: topics that it reads in the attacked federation, in order of preference; with any, `observe` is called
+            and its evidence is judged. `threat.position` ``coalition`` stands for the parties that it replaced.
+        also_sees: topics that it reads beside.
+        honest_stages: whether its clients run client-enforced stages like anybody (auditors do).
+        flips_coins: whether the harness draws for each identity whether it is included (`CoalitionView.included`).
     """
 
     threat: ClassVar[ThreatModel]
     judge: ClassVar[str]
     adaptive_to: ClassVar[frozenset[str]] = frozenset()
+    wants: ClassVar[tuple[Topic, ...]] = ()
+    also_sees: ClassVar[tuple[Topic, ...]] = ()
+    honest_stages: ClassVar[bool] = False
+    flips_coins: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -132,3 +148,55 @@ class Adversary(Plugin):
     def goal(self) -> Mapping[str, int]:
         """What the judge has to know of the aim, as in ``{"source": 1, "target": 7}``."""
         return {}
+
+    def rounds(self, total: int) -> range | tuple[int, ...]:
+        """The rounds whose events it wants, of ``total``, if it wants any."""
+        return range(total)
+
+    def observe(
+        self, view: View, facts: PublicFacts, state: Mapping[str, Tensor], *, generator: torch.Generator
+    ) -> Evidence:
+        """What it concludes after the training from what it saw; only for an adversary that `wants` something.
+
+        Args:
+            view: the wanted events that its position can read; never empty.
+            facts: what is public, and the declared knowledge.
+            state: what its `craft` left in `CoalitionView.state`.
+            generator: its only source of randomness.
+        """
+        raise NotImplementedError(f"{self.name} observes nothing")
+
+
+@dataclass(frozen=True)
+class Planted:
+    """What a malicious server sends in place of the global model.
+
+    Attributes:
+        model: the architecture; the public one, unless the attack changes it.
+        vector: ``(d,)`` its parameters.
+    """
+
+    model: FlatModel
+    vector: Tensor
+
+
+class MaliciousServer(Attack):
+    """A passive attack's counterpart that first sends chosen clients a model of its own making.
+
+    The harness takes the honest global model of each of `rounds`, has `plant` change it, sends the result to
+    `victims` clients (those with the fewest examples first), lets them inspect it (the `inspect` hook of the stack),
+    train on it and send their update through the stack, and gives `run` a view of these events: a Broadcast with the
+    planted vector and the Uploads that the position can read. `PublicFacts.model` is then the planted architecture.
+    """
+
+    wants: ClassVar[tuple[Topic, ...]] = (Topic.UPLOAD,)
+    also_sees: ClassVar[tuple[Topic, ...]] = (Topic.BROADCAST,)
+
+    @property
+    @abstractmethod
+    def victims(self) -> int:
+        """Clients that are sent a planted model in each attacked round."""
+
+    @abstractmethod
+    def plant(self, model: Tensor, facts: PublicFacts, *, generator: torch.Generator) -> Planted:
+        """The model to send in place of the global ``model (d,)``."""

@@ -134,6 +134,17 @@ class Defense(Plugin):
         client_side = any(self.implements(hook) for hook in ("data", "local", "seal"))
         return EnforcedBy.CLIENT if client_side else EnforcedBy.SERVER
 
+    def inspect(self, model: Tensor, previous: Tensor, shard: Examples, context: RoundContext) -> bool:
+        """Client: whether to train on the model that it was sent. A client that refuses sends nothing.
+
+        Args:
+            model: ``(d,)`` what it was sent; its layout is ``context.layout``.
+            previous: the newest model it was sent before (the initial one at first), which may be of another layout.
+            shard: its own data.
+            context: of this client; what it reports is kept.
+        """
+        return True
+
     def problems(self, setting: Setting) -> Sequence[tuple[str, str]]:
         """Why it cannot work in this federation: ``(what was found and why, what to type instead)`` each."""
         return ()

@@ -1,0 +1,1 @@
+"""Audits of claimed privacy budgets."""

@@ -1,0 +1,1 @@
+"""Malicious servers: models made to make clients leak."""

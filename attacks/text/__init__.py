@@ -1,0 +1,1 @@
+"""Gradient inversion of text."""

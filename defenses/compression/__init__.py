@@ -1,0 +1,1 @@
+"""Compression: what clients leave out of an update."""

@@ -1,0 +1,1 @@
+"""Inspection: clients that look at the model they are sent."""
