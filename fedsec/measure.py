@@ -1,0 +1,7 @@
+"""Measures of leakage on plain tensors, for use outside an audit."""
+
+from __future__ import annotations
+
+from fedsec.judges.identification import Identifiability, identifiability
+
+__all__ = ["Identifiability", "identifiability"]
