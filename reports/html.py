@@ -52,7 +52,7 @@ def _page(audit: Audit, image_bytes: int, most_curves: int) -> str:
     federation = table(audit.raw, "federation")
     config = json.dumps(audit.raw.get("config") or {}, indent=2, ensure_ascii=False)
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             audit=audit,
@@ -89,7 +89,7 @@ def _page(audit: Audit, image_bytes: int, most_curves: int) -> str:
     )
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
     """Every value is foreign text until it is escaped; parts that a document lacks are empty."""
     environment = Environment(
         loader=PackageLoader("fedsec.reports"),

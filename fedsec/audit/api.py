@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from fedsec.audit.progress import make_display
 from fedsec.audit.results import Assembly, attack_row
 from fedsec.audit.store import Store
 from fedsec.audit.verdict import ExitCode, coverage, exit_code, judge
-from fedsec.config import load_config
+from fedsec.config import load_config, load_configs
 from fedsec.config.schema import AuditConfig
 from fedsec.registry import get
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pandas
 
 SCHEMA = "fedsec/audit/1"
+SEVERAL = "fedsec/audits/1"
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,19 @@ class Audit:
             ConfigurationError: with every problem at once.
         """
         return cls(load_config(Path(path), overrides))
+
+    @classmethod
+    def load_all(cls, path: str | Path, overrides: Sequence[str] = ()) -> tuple[Audit, ...]:
+        """Read a configuration file of one or more documents, each an audit of its own.
+
+        Args:
+            path: the YAML file; documents are separated by lines ``---``.
+            overrides: ``a.b=c`` each, applied to every document.
+
+        Raises:
+            ConfigurationError: with every problem of all documents at once.
+        """
+        return tuple(cls(config) for config in load_configs(Path(path), overrides))
 
     def plan(self, only: Iterable[str] = ()) -> Plan:
         """What would be done, after the checks that need no training.
@@ -217,9 +231,19 @@ def render(document: dict[str, Any], form: str) -> str:
 
 def write(document: dict[str, Any], folder: Path) -> None:
     """Write ``audit.json`` and ``report.html``, each in one step."""
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(document, indent=1, allow_nan=False) + "\n"
-    for name, content in (("audit.json", text), ("report.html", render(document, "html"))):
+    _place(folder, {"audit.json": text, "report.html": render(document, "html")})
+
+
+def write_overview(results: Sequence[AuditResult], folder: Path) -> None:
+    """Write ``report.html`` over several audits, which lie in folders of ``folder``."""
+    entries = [{"folder": r.folder.relative_to(folder).as_posix(), "document": r.document} for r in results if r.folder]
+    _place(folder, {"report.html": render({"schema": SEVERAL, "audits": entries}, "overview")})
+
+
+def _place(folder: Path, files: Mapping[str, str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
         temporary = folder / f".{name}.tmp"
         temporary.write_text(content, encoding="utf-8")
         temporary.replace(folder / name)

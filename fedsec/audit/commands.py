@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json as json_format
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedsec.audit.api import Audit, render
+from fedsec.audit.api import Audit, AuditResult, render, write_overview
 from fedsec.audit.plan import Plan
 from fedsec.audit.store import glance
 from fedsec.audit.verdict import ExitCode, exit_code
@@ -34,9 +35,35 @@ def audit(
     device: str | None,
     progress: str,
 ) -> int:
-    """Run an audit; returns the exit code."""
-    loaded = Audit.load(path, _overrides(overrides, device))
-    result = loaded.run(output, fresh=fresh, jobs=jobs, only=only, progress=progress)
+    """Run the audits of a file; returns the worst of their exit codes."""
+    audits = Audit.load_all(path, _overrides(overrides, device))
+    if len(audits) == 1:
+        result = audits[0].run(output, fresh=fresh, jobs=jobs, only=only, progress=progress)
+        _tell(result)
+        return int(result.exit_code)
+    base = output if output is not None else audits[0].default_output()
+    results = []
+    for one in audits:
+        _say(f"{one.config.name}:")
+        results.append(one.run(base / _slug(one.config.name), fresh=fresh, jobs=jobs, only=only, progress=progress))
+        _tell(results[-1])
+        if results[-1].exit_code == ExitCode.INTERRUPTED:
+            break
+    write_overview(results, base)
+    _say(f"{base / 'report.html'}")
+    return int(max((r.exit_code for r in results), key=_SEVERITY.index))
+
+
+_SEVERITY = (ExitCode.OK, ExitCode.GATE, ExitCode.INCOMPLETE, ExitCode.INTERRUPTED)
+
+
+def _slug(name: str) -> str:
+    """The name of an audit as the name of a folder."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "audit"
+
+
+def _tell(result: AuditResult) -> None:
+    """The verdict and where the results lie."""
     verdict, counts = result.document["verdict"], result.document["coverage"]
     _say(verdict["sentence"])
     named = ", ".join(
@@ -51,14 +78,23 @@ def audit(
     if result.folder is not None:
         _say(f"{result.folder / 'report.html'}")
         _say(f"{result.folder / 'audit.json'}")
-    return int(result.exit_code)
 
 
 def plan(path: Path, *, overrides: list[str], json: bool) -> int:
     """Print what an audit would do; nothing trains."""
-    loaded = Audit.load(path, overrides)
+    audits = Audit.load_all(path, overrides)
+    if len(audits) == 1:
+        return _plan(audits[0], audits[0].default_output(), json=json)
+    base = audits[0].default_output()
+    for one in audits:
+        _say("" if json else f"{one.config.name}:")
+        _plan(one, base / _slug(one.config.name), json=json)
+    return int(ExitCode.OK)
+
+
+def _plan(loaded: Audit, folder: Path, *, json: bool) -> int:
     made = loaded.plan()
-    files, known = glance(loaded.default_output() / "store")
+    files, known = glance(folder / "store")
     done = {t.key for t in made.trainings if files.has(t.key) and (not t.transcript or files.has(t.transcript))}
     done.update(cell.key for cell in made.cells if files.has(cell.key))
     summary = _summary(loaded, made, done, known)

@@ -141,6 +141,34 @@ def report(
     raise typer.Exit(_code(lambda: commands.report(file, format=form, output=output)))
 
 
+@app.command()
+def repro(
+    name: Annotated[str | None, typer.Argument(help="A reproduction, or the path of a file with one.")] = None,
+    list_all: Annotated[bool, typer.Option("--list", help="List what can be reproduced.")] = False,
+    as_json: Json = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the results.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=0, help="Worker processes; by default all cores.")
+    ] = None,
+    progress: Annotated[
+        Literal["auto", "rich", "plain", "json", "none"], typer.Option(help="On standard error.")
+    ] = "auto",
+) -> None:
+    """Run a published result again: the paper's figures beside the measured ones."""
+    from fedsec.cli.repro import listing, reproduce
+
+    if list_all or name is None:
+        sys.stdout.write(listing(as_json=as_json))
+        return
+
+    def command() -> int:
+        text, holds = reproduce(name, output=output, jobs=jobs, progress=progress, as_json=as_json)
+        sys.stdout.write(text)
+        return 0 if holds else 1
+
+    raise typer.Exit(_code(command))
+
+
 @data.command(name="list")
 def data_list(as_json: Json = False) -> None:
     """List datasets, and whether they are here."""

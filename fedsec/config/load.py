@@ -22,7 +22,7 @@ from fedsec.config.schema import (
 )
 from fedsec.config.sectioning import check_sections
 from fedsec.config.sections import Root, Splits
-from fedsec.config.yaml_lines import Document, read_yaml
+from fedsec.config.yaml_lines import Document, read_yaml, split_documents
 from fedsec.errors import ConfigurationError, PluginError, Problem
 from fedsec.federation.training import LocalTraining
 
@@ -31,14 +31,41 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> AuditConfig:
     """Read, override and check a configuration.
 
     Args:
-        path: the YAML (or JSON) file.
+        path: the YAML (or JSON) file, of one document.
         overrides: ``path=value`` each, applied in order before anything is checked.
 
     Raises:
         ConfigurationError: with every problem of the file and the overrides.
     """
-    draft, entries = _read(Path(path), overrides)
-    return _finished(draft, entries, str(path), Path(path).resolve().parent)
+    configs = load_configs(path, overrides)
+    if len(configs) > 1:
+        found, hint = f"{len(configs)} audits", "`fedsec audit` runs them all; from Python use `load_audits`"
+        expected = "one audit is expected here"
+        raise ConfigurationError([Problem(path="", found=found, expected=expected, hint=hint, file=str(path))])
+    return configs[0]
+
+
+def load_configs(path: Path | str, overrides: Sequence[str] = ()) -> tuple[AuditConfig, ...]:
+    """Read, override and check every document of a file: each is an audit of its own.
+
+    Args:
+        path: the YAML (or JSON) file; documents are separated by lines ``---``.
+        overrides: ``path=value`` each, applied in order to every document before anything is checked.
+
+    Raises:
+        ConfigurationError: with every problem of all documents.
+    """
+    drafts = _read(Path(path), overrides)
+    problems: list[Problem] = []
+    configs = []
+    for draft, entries in drafts:
+        try:
+            configs.append(_finished(draft, entries, str(path), Path(path).resolve().parent))
+        except ConfigurationError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise ConfigurationError(problems)
+    return tuple(configs)
 
 
 def precheck(path: Path | str, overrides: Sequence[str] = ()) -> None:
@@ -66,14 +93,39 @@ def config_from(raw: Mapping[str, Any], *, folder: Path | None = None, overrides
     return _finished(draft, entries, "", (folder or Path()).resolve())
 
 
-def _read(path: Path, overrides: Sequence[str]) -> tuple[Draft, Entries]:
+def _read(path: Path, overrides: Sequence[str]) -> list[tuple[Draft, Entries]]:
     try:
         data = path.read_bytes()
     except OSError as error:
         hint = "`fedsec init` writes one to start from" if isinstance(error, FileNotFoundError) else ""
         expected = f"cannot be read: {(error.strerror or str(error)).lower()}"
         raise ConfigurationError([Problem(path="", found="", expected=expected, hint=hint, file=str(path))]) from error
-    return _drafted(read_yaml(data, str(path)), overrides, str(path))
+    read: list[tuple[Draft, Entries]] = []
+    problems: list[Problem] = []
+    for part in split_documents(data):
+        try:
+            read.append(_drafted(read_yaml(part, str(path)), overrides, str(path)))
+        except ConfigurationError as error:
+            problems.extend(error.problems)
+    problems += _same_names([draft for draft, _ in read], str(path)) if not problems else []
+    if problems:
+        raise ConfigurationError(problems)
+    return read
+
+
+def _same_names(drafts: Sequence[Draft], file: str) -> list[Problem]:
+    """Several audits of one file are told apart by their names."""
+    met: set[str] = set()
+    problems = []
+    for draft in drafts if len(drafts) > 1 else ():
+        name = str(draft.raw.get("name", "")) if isinstance(draft.raw, dict) else ""
+        if not name or name in met:
+            found = repr(name) if name else "no name"
+            expected = "each audit of a file with several needs a name of its own"
+            line = draft.line("name") if name else draft.line("")
+            problems.append(Problem(path="name", found=found, expected=expected, file=file, line=line))
+        met.add(name)
+    return problems
 
 
 def _drafted(document: Document, overrides: Sequence[str], file: str) -> tuple[Draft, Entries]:

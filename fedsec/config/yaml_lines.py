@@ -68,6 +68,27 @@ class Document:
         return self.lines.get("")
 
 
+def split_documents(data: bytes) -> list[bytes]:
+    """The documents of a YAML stream, each behind as many empty lines as stand before it, so that lines stay right.
+
+    A line that begins with ``---`` at its first column starts a document (YAML 1.2.2, section 9.2); documents that
+    hold nothing but comments are left out, unless all of them do.
+    """
+    parts: list[list[bytes]] = [[]]
+    for number, line in enumerate(data.splitlines(keepends=True)):
+        if line.rstrip() == b"---" or line.startswith((b"--- ", b"---\t")):
+            parts.append([b"\n"] * number)
+        parts[-1].append(line)
+    whole = [b"".join(part) for part in parts]
+    filled = [part for part in whole if any(_says_something(line) for line in part.splitlines())]
+    return filled or [data]
+
+
+def _says_something(line: bytes) -> bool:
+    text = line.strip().removeprefix(b"---").strip()
+    return bool(text) and not text.startswith(b"#")
+
+
 def read_yaml(data: bytes, file: str = "") -> Document:
     """Read bytes; whatever they are, the result says what is wrong with them.
 
