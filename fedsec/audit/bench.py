@@ -14,7 +14,9 @@ from torch import Tensor
 
 from fedsec.audit.build import Builder
 from fedsec.audit.challenge import (
+    ClientChallenge,
     MembershipChallenge,
+    client_challenge,
     coalition_position,
     labels_behind,
     membership_challenge,
@@ -24,6 +26,7 @@ from fedsec.audit.challenge import (
     with_counts,
 )
 from fedsec.audit.plan import Cell, Training, wanted_by
+from fedsec.audit.shadows import Shadows
 from fedsec.audit.store import Artifacts
 from fedsec.audit.transcripts import pack, unpack
 from fedsec.config.schema import AuditConfig
@@ -58,6 +61,7 @@ class Workbench:
         self._federation = lru_cache(maxsize=2)(trains.setup)
         self._setup = self._federation if reads is trains else lru_cache(maxsize=2)(reads.setup)
         self._challenge = lru_cache(maxsize=2)(self._membership)
+        self._clients = lru_cache(maxsize=2)(self._participation)
 
     def run(self, task: Training | Cell, progress: Progress) -> dict[str, Any]:
         """Run one task and store its result; returns ``{"seconds": ...}``."""
@@ -70,6 +74,15 @@ class Workbench:
 
     def _membership(self, seed: int) -> MembershipChallenge | None:
         return membership_challenge(self._setup(seed))
+
+    def _participation(self, seed: int) -> ClientChallenge | None:
+        return client_challenge(self._setup(seed))
+
+    def _shadows(self, task: Cell, stack: tuple[Defense, ...], knows: frozenset[Knowledge]) -> Shadows | None:
+        """Shadow federations for who knows the algorithm; they train where the real ones do."""
+        if Knowledge.LOCAL_TRAINING not in knows:
+            return None
+        return Shadows(self._federation(task.seed), stack, task.honest, self.artifacts)
 
     def _train(self, task: Training, progress: Progress) -> None:
         setup, stack = self._federation(task.seed), self._stacks[task.stack]
@@ -134,10 +147,18 @@ class Workbench:
         document["seen"] = _ledger(position, view, attack, seen_events)
         if view is None:
             return None
-        challenge = self._challenge(task.seed)
+        challenge, clients = self._challenge(task.seed), self._clients(task.seed)
         released = self.artifacts.read(task.honest).tensors["released"].to(setup.device)
-        held = truth(setup, stack, attack, events=seen_events, released=released, challenge=challenge)
-        facts = public_facts(setup, stack, attack, challenge=challenge, labels=labels_behind(held.behind))
+        held = truth(setup, stack, attack, events=seen_events, released=released, challenge=challenge, clients=clients)
+        facts = public_facts(
+            setup,
+            stack,
+            attack,
+            challenge=challenge,
+            clients=clients,
+            labels=labels_behind(held.behind),
+            federate=self._shadows(task, stack, attack.knows()),
+        )
         view = with_counts(view, held.behind) if Knowledge.COUNTS in attack.knows() else view
         # Like the key, draws do not depend on the label: one attack under two labels has one result.
         place = attack.name if position == attack.threat.position else f"{attack.name}@{position}"
@@ -206,7 +227,8 @@ class Workbench:
         held = truth(
             setup, stack, adversary, events=seen_events, released=released, challenge=challenge, population=population
         )
-        facts = public_facts(setup, stack, adversary, challenge=challenge)
+        federate = self._shadows(task, stack, adversary.knows())
+        facts = public_facts(setup, stack, adversary, challenge=challenge, federate=federate)
         memory = {
             name.removeprefix("memory/"): value
             for name, value in attacked.tensors.items()

@@ -19,7 +19,7 @@ from fedsec.federation.stages import Stages
 from fedsec.judges.base import Truth
 from fedsec.plugin import Plugin
 from fedsec.protocol.events import Event, Topic
-from fedsec.protocol.facts import PublicFacts, Simulate
+from fedsec.protocol.facts import Federate, PublicFacts, Simulate
 from fedsec.protocol.parties import Adversary, Attack
 from fedsec.protocol.payload import Plain
 from fedsec.protocol.stage import Defense
@@ -29,6 +29,9 @@ from fedsec.threat import Knowledge
 
 CANDIDATES = 1000
 """Members in question at the most, and as many non-members."""
+
+CLIENTS = 50
+"""Clients whose participation is in question at the most, and as many made-up ones."""
 
 
 def simulator(setup: FederationSetup, stack: tuple[Defense, ...], *, seed: int) -> Simulate:
@@ -63,10 +66,13 @@ class MembershipChallenge:
     Attributes:
         candidates: half members (or so), half never-trained examples of the same pool.
         members: ``(m,)`` bool.
+        owners: ``(m,)`` int64, the client that holds each candidate; -1 for non-members and for examples that
+            several clients hold.
     """
 
     candidates: Examples
     members: Tensor
+    owners: Tensor | None = None
 
 
 def membership_challenge(setup: FederationSetup) -> MembershipChallenge | None:
@@ -83,11 +89,75 @@ def membership_challenge(setup: FederationSetup) -> MembershipChallenge | None:
     count = min(len(held), len(setup.split.holdout), CANDIDATES)
     if count == 0:
         return None
-    inside = setup.split.clients.take(torch.from_numpy(random.choice(held, count, replace=False)))
+    chosen = random.choice(held, count, replace=False)
+    inside = setup.split.clients.take(torch.from_numpy(chosen))
     outside = setup.split.holdout.take(torch.from_numpy(random.choice(len(setup.split.holdout), count, replace=False)))
     order = torch.from_numpy(random.permutation(2 * count))
     mixed = Examples(torch.cat([inside.x, outside.x]), torch.cat([inside.y, outside.y])).take(order)
-    return MembershipChallenge(mixed, (order < count))
+    owners = torch.from_numpy(np.append(_owners(setup)[chosen], np.full(count, -1)))
+    return MembershipChallenge(mixed, (order < count), owners[order])
+
+
+def _owners(setup: FederationSetup) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """The client that holds each example of the pool; -1 if several do, or none."""
+    clients = np.repeat(np.arange(len(setup.index), dtype=np.int64), setup.index.sizes())
+    owners = np.full(len(setup.split.clients), -1, dtype=np.int64)
+    owners[setup.index.order] = clients
+    owners[np.bincount(setup.index.order, minlength=len(owners)) > 1] = -1
+    return owners
+
+
+@dataclass(frozen=True)
+class ClientChallenge:
+    """Data sets of clients, shuffled, and which of them took part.
+
+    Attributes:
+        candidates: half (or so) data sets of clients that took part, half never-trained ones.
+        participants: ``(c,)`` bool.
+    """
+
+    candidates: tuple[Examples, ...]
+    participants: Tensor
+
+
+def client_challenge(setup: FederationSetup) -> ClientChallenge | None:
+    """Data sets of clients that took part, and as many of the same sizes cut from the hold-out.
+
+    Each cut has the labels of one of the real data sets, as far as the hold-out has them: with skewed clients a
+    plain cut would be told apart by its labels. A hold-out that is smaller than the clients' data leaves a random
+    part of each client's data in question. ``None`` as in `membership_challenge`.
+    """
+    if not len(setup.split.holdout) or setup.transforms:
+        return None
+    random = numpy_generator(setup.seed, "client membership")
+    took_part = [client for client in participants(setup).tolist() if len(setup.index.rows(client))]
+    count = min(len(took_part), len(setup.split.holdout), CLIENTS)
+    if count == 0:
+        return None
+    most = len(setup.split.holdout) // count
+    free = torch.from_numpy(random.permutation(len(setup.split.holdout)))
+    sets: list[Examples] = []
+    for client in random.choice(took_part, count, replace=False).tolist():
+        rows = random.permutation(setup.index.rows(client))[:most]
+        own = setup.split.clients.take(torch.from_numpy(rows))
+        taken = _alike(own, setup.split.holdout.take(free), classes=setup.info.task == "classification")
+        sets += [own, setup.split.holdout.take(free[taken])]
+        left = torch.ones(len(free), dtype=torch.bool)
+        left[taken] = False
+        free = free[left]
+    order = torch.from_numpy(random.permutation(2 * count))
+    return ClientChallenge(tuple(sets[i] for i in order.tolist()), order % 2 == 0)
+
+
+def _alike(own: Examples, pool: Examples, *, classes: bool) -> Tensor:
+    """Rows of the pool, as many as ``own`` has, with its labels as far as there are any."""
+    taken = torch.zeros(len(pool), dtype=torch.bool)
+    for label in own.y.unique().tolist() if classes else ():
+        rows = (pool.y == label).nonzero().flatten()
+        taken[rows[: int((own.y == label).sum())]] = True
+    rest = (~taken).nonzero().flatten()
+    taken[rest[: len(own) - int(taken.sum())]] = True
+    return taken.nonzero().flatten()
 
 
 def public_facts(
@@ -96,7 +166,9 @@ def public_facts(
     plugin: Attack | Adversary,
     *,
     challenge: MembershipChallenge | None = None,
+    clients: ClientChallenge | None = None,
     labels: dict[tuple[int, str], Tensor] | None = None,
+    federate: Federate | None = None,
 ) -> PublicFacts:
     """Public facts and exactly the knowledge that a plugin declares."""
     knows = plugin.knows()
@@ -122,6 +194,8 @@ def public_facts(
         _candidates=challenge.candidates if given(Knowledge.CANDIDATES) and challenge else None,
         _test_inputs=setup.split.test if given(Knowledge.TEST_INPUTS) else None,
         _labels=labels if given(Knowledge.LABELS) else None,
+        _federate=federate if given(Knowledge.LOCAL_TRAINING) else None,
+        _client_candidates=clients.candidates if given(Knowledge.CLIENT_CANDIDATES) and clients else None,
         rule=rule,
     )
 
@@ -202,6 +276,7 @@ def truth(
     events: tuple[Event, ...],
     released: Tensor,
     challenge: MembershipChallenge | None,
+    clients: ClientChallenge | None = None,
     population: Population | None = None,
 ) -> Truth:
     """What only the judge holds; ``population`` is that of the attacked federation, if an adversary took part."""
@@ -226,6 +301,8 @@ def truth(
         decoys=setup.split.holdout if len(setup.split.holdout) else setup.split.test,
         candidates=challenge.candidates if challenge else None,
         members=challenge.members if challenge else None,
+        owners=challenge.owners if challenge else None,
+        participants=clients.participants if clients else None,
         property_name=name,
         property_share=share,
         generator=generator(setup.seed, "judge", attack.name),
