@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
+from fedsec.data.examples import Examples
+from fedsec.models.flat import FlatModel
 from fedsec.protocol.compose import acts_on_arrival, aggregator, holders_of, seals
 from fedsec.protocol.payload import Kind, Payload, Plain
 from fedsec.protocol.stage import Defense, EnforcedBy, RoundContext, Setting
@@ -31,6 +33,7 @@ class Stages:
         self.holders = holders_of(self.stack)
         self.data_hooks = tuple(d for d in self.stack if d.implements("data"))
         self.local_hooks = tuple(d for d in self.stack if d.implements("local"))
+        self.inspects = any(d.implements("inspect") for d in self.stack)
         self.diagnostics: dict[str, list[float]] = {}
         self.excluded: list[tuple[int, int]] = []
         self._memory = [_Memory(derive_seed(seed, "stage", i, d.name)) for i, d in enumerate(self.stack)]
@@ -65,6 +68,27 @@ class Stages:
                 identities = defense.admit(identities, context)
                 self._note(defense, context)
         return identities
+
+    def refuses(
+        self,
+        model: Tensor,
+        previous: Tensor,
+        shard: Examples,
+        round_index: int,
+        client: int,
+        *,
+        sent: FlatModel,
+        agreed: FlatModel,
+    ) -> str:
+        """The name of the stage by which a client refuses the model that it was sent; empty if it trains on it."""
+        for number, defense in enumerate(self.stack):
+            if defense.implements("inspect"):
+                context = replace(self._context(number, round_index, (client,)), sent=sent, agreed=agreed)
+                accepted = defense.inspect(model, previous, shard, context)
+                self._note(defense, context)
+                if not accepted:
+                    return defense.name
+        return ""
 
     def before_upload(self, update: Plain, round_index: int, clients: tuple[int, ...], *, bound: bool) -> Payload:
         """What clients do to updates before upload; substituted clients are bound by `format` stages only."""

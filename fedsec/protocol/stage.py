@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedsec.data.examples import Examples
-from fedsec.models.flat import Layout
+from fedsec.models.flat import FlatModel, Layout
 from fedsec.models.lanes import Step
 from fedsec.plugin import Plugin
 from fedsec.protocol.payload import Kind, Payload, Plain
@@ -58,6 +58,8 @@ class RoundContext:
         state: tensors that persist between rounds; the only memory of a stage.
         vault: objects that live as long as the process (keys); rebuilt when missing.
         report: what the stage says about itself this round, numbers by name.
+        sent: architecture of the model that a client inspects; only in `Defense.inspect`.
+        agreed: architecture that everybody agreed on before the first round; only in `Defense.inspect`.
     """
 
     round: int
@@ -71,6 +73,8 @@ class RoundContext:
     state: dict[str, Tensor] = field(default_factory=dict)
     vault: dict[str, Any] = field(default_factory=dict)
     report: dict[str, float] = field(default_factory=dict)
+    sent: FlatModel | None = None
+    agreed: FlatModel | None = None
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         """A generator for a purpose inside this stage, this federation and this round."""
