@@ -1,1 +1,1 @@
-"""Compression: what clients leave out of an update."""
+"""Compression of uploads."""

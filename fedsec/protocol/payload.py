@@ -33,6 +33,19 @@ def is_one_of(party: str, names: frozenset[str]) -> bool:
     return party in names or role(party) in names
 
 
+class Code(Protocol):
+    """How a sender writes one row in fewer bytes than its numbers take; the receiver reads the same row out of them."""
+
+    def encode(self, row: Tensor) -> bytes:
+        """The bytes of a row ``(d,)`` that the code can hold without loss."""
+
+    def decode(self, encoded: bytes) -> Tensor:
+        """The row ``(d,)`` that was encoded."""
+
+    def nbytes(self, row: Tensor) -> int:
+        """``len(encode(row))``, without encoding."""
+
+
 @dataclass(frozen=True)
 class Plain:
     """Updates in clear.
@@ -40,10 +53,13 @@ class Plain:
     Attributes:
         values: ``(rows, d)`` updates, local minus global model, in the federation's precision.
         weights: ``(rows,)`` weight in the mean: the number of examples, or 1.
+        code: how the rows are written on the wire; ``None``: number by number. A stage that makes other values of them
+            makes a payload without it.
     """
 
     values: Tensor
     weights: Tensor
+    code: Code | None = None
 
     kind = Kind.PLAIN
 
@@ -55,18 +71,23 @@ class Plain:
         return True
 
     def serialise(self, row: int) -> memoryview:
-        """The bytes of one row on the wire: little-endian values, then the weight (a view, not a copy)."""
+        """The bytes of one row on the wire: little-endian values, or their code, then the weight."""
+        if self.code is not None:
+            weight = self.weights[row : row + 1].to(self.values).detach().cpu().numpy().tobytes()
+            return memoryview(self.code.encode(self.values[row]) + weight)
         joined = torch.cat([self.values[row], self.weights[row : row + 1].to(self.values)])
         return joined.detach().cpu().contiguous().numpy().data.cast("B")
 
     def nbytes(self, row: int) -> int:
         """Size of one row on the wire in bytes."""
+        if self.code is not None:
+            return self.code.nbytes(self.values[row]) + self.values.element_size()
         return (self.values.shape[1] + 1) * self.values.element_size()
 
     def rows(self, which: Sequence[int] | Tensor) -> Plain:
         """The payload of some of the senders."""
         index = torch.as_tensor(which, dtype=torch.long, device=self.values.device)
-        return Plain(self.values[index], self.weights[index])
+        return Plain(self.values[index], self.weights[index], self.code)
 
 
 class AdditiveScheme(Protocol):
