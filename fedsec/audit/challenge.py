@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fedsec.data.examples import Examples
+from fedsec.data.properties import resolve
 from fedsec.federation.coalition import coin
 from fedsec.federation.cohort import CohortTrainer
 from fedsec.federation.population import Population, draw_cohort
@@ -19,7 +20,8 @@ from fedsec.federation.stages import Stages
 from fedsec.judges.base import Truth
 from fedsec.plugin import Plugin
 from fedsec.protocol.events import Event, Topic
-from fedsec.protocol.facts import Federate, PublicFacts, Simulate
+from fedsec.protocol.facts import Federate, PublicFacts, SimulateMany
+from fedsec.protocol.outcome import NotApplicable
 from fedsec.protocol.parties import Adversary, Attack
 from fedsec.protocol.payload import Plain
 from fedsec.protocol.stage import Defense
@@ -34,17 +36,20 @@ CLIENTS = 50
 """Clients whose participation is in question at the most, and as many made-up ones."""
 
 
-def simulator(setup: FederationSetup, stack: tuple[Defense, ...], *, seed: int) -> Simulate:
-    """Local training as an honest client does it, up to the stage that seals, with draws of the adversary's own."""
+def simulator(setup: FederationSetup, stack: tuple[Defense, ...], *, seed: int) -> SimulateMany:
+    """Local training as honest clients do it, up to the stage that seals, with draws of the adversary's own."""
     stages = Stages(stack, setup.setting(stack), seed=derive_seed(seed, "simulate"))
     trainer = CohortTrainer(setup.model, setup.local, hooks=stages.local_hooks, device=setup.device)
 
-    def simulate(model: Tensor, shard: Examples, draw: int) -> Tensor:
-        for number, hook in enumerate(stages.data_hooks):
-            shard = hook.data(shard, generator=generator(seed, "simulate-data", number, draw))
-        update = trainer.train(model, [whole(shard)], [derive_seed(seed, "simulate", draw)])
-        weights = torch.tensor([float(len(shard))], dtype=torch.float64)
-        return stages.in_clear(Plain(update, weights), 0, (draw,)).values[0]
+    def simulate(model: Tensor, shards: Sequence[Examples], draws: Sequence[int]) -> Tensor:
+        held = []
+        for shard, draw in zip(shards, draws, strict=True):
+            for number, hook in enumerate(stages.data_hooks):
+                shard = hook.data(shard, generator=generator(seed, "simulate-data", number, draw))
+            held.append(whole(shard))
+        updates = trainer.train(model, held, [derive_seed(seed, "simulate", draw) for draw in draws])
+        weights = torch.tensor([float(len(shard)) for shard in held], dtype=torch.float64)
+        return stages.in_clear(Plain(updates, weights), 0, tuple(draws)).values
 
     return simulate
 
@@ -179,6 +184,7 @@ def public_facts(
     def given(what: Knowledge) -> bool:
         return what in knows
 
+    many = simulator(setup, stack, seed=seed) if given(Knowledge.LOCAL_TRAINING) else None
     return PublicFacts(
         info=setup.info,
         model=setup.model,
@@ -190,7 +196,8 @@ def public_facts(
         knowledge=knows,
         _local=setup.local if given(Knowledge.LOCAL_TRAINING) else None,
         _auxiliary=setup.split.auxiliary if given(Knowledge.AUXILIARY_DATA) and len(setup.split.auxiliary) else None,
-        _simulate=simulator(setup, stack, seed=seed) if given(Knowledge.LOCAL_TRAINING) else None,
+        _simulate=(lambda model, shard, draw: many(model, [shard], [draw])[0]) if many else None,
+        _simulate_many=many,
         _candidates=challenge.candidates if given(Knowledge.CANDIDATES) and challenge else None,
         _test_inputs=setup.split.test if given(Knowledge.TEST_INPUTS) else None,
         _labels=labels if given(Knowledge.LABELS) else None,
@@ -268,6 +275,29 @@ def _joined(shards: list[Examples], like: Examples) -> Examples:
     )
 
 
+def property_shares(
+    setup: FederationSetup, attack: Attack | Adversary, behind: Mapping[tuple[int, str], Examples]
+) -> dict[str, dict[tuple[int, str], float]]:
+    """For each property that an attack is about, the share of the examples behind each update that have it.
+
+    The sender ``public`` stands for what all clients hold together, of which the released model tells.
+
+    Raises:
+        NotApplicable: the dataset has no such property.
+    """
+    texts = [*filter(None, [getattr(attack, "property", "")]), *getattr(attack, "properties", ())]
+    try:
+        asked = resolve(texts, setup.info)
+    except ValueError as error:
+        raise NotApplicable(str(error)) from error
+    rows = torch.from_numpy(setup.index.order).to(setup.split.clients.y.device)
+    held = {name: value[rows] for name, value in setup.split.clients.attributes.items()}
+    everyone = Examples(rows, rows, held)
+    everything = {**behind, (setup.rounds - 1, "public"): everyone}
+    found = {one.name: {source: one.share(data) for source, data in everything.items()} for one in asked}
+    return {name: {k: v for k, v in shares.items() if v is not None} for name, shares in found.items()}
+
+
 def truth(
     setup: FederationSetup,
     stack: tuple[Defense, ...],
@@ -283,14 +313,7 @@ def truth(
     population = population or population_of(setup, None)
     audits = isinstance(attack, Adversary) and attack.flips_coins
     behind = examples_behind(setup, stack, events, population)
-    name = str(getattr(attack, "property", "") or "")
-    if not name and setup.info.attributes:
-        name = setup.info.attributes[0].name
-    share = {
-        source: float((held.attributes[name] == 1).double().mean())
-        for source, held in behind.items()
-        if name in held.attributes and len(held)
-    }
+    shares = property_shares(setup, attack, behind) if attack.judge == "property" else {}
     return Truth(
         info=setup.info,
         model=setup.model,
@@ -303,8 +326,9 @@ def truth(
         members=challenge.members if challenge else None,
         owners=challenge.owners if challenge else None,
         participants=clients.participants if clients else None,
-        property_name=name,
-        property_share=share,
+        property_name=next(iter(shares), ""),
+        property_share=next(iter(shares.values()), {}),
+        property_shares=shares,
         generator=generator(setup.seed, "judge", attack.name),
         included={i: coin(setup.seed, i) for i in np.flatnonzero(population.controlled).tolist()} if audits else {},
         claims=tuple(Stages(stack, setup.setting(stack), seed=setup.seed).claims()) if audits else (),

@@ -95,13 +95,15 @@ class Truth:
         decoys: examples of the population that no client holds (for identifiability and image floors).
         candidates: the membership challenge as the attack got it.
         members: ``(m,)`` bool, the answer to it.
-        property_name: the attribute that property inference is about, or empty.
-        property_share: for each ``(round, sender)`` the share of its examples that have the property.
+        property_name: the (first) property that property inference is about, or empty.
+        property_share: for each ``(round, sender)`` the share of its examples that have the property; the sender
+            ``public`` of the last round stands for all clients together.
         generator: for the judge's own draws (decoys, noise floors).
         owners: ``(m,)`` int64, the client that holds each candidate, -1 for non-members.
         participants: ``(c,)`` bool, which of the client candidates took part.
         included: the coin of each canary identity.
         claims: what the defenses of the stack claim (`Defense.claims`, with the key ``defense``).
+        property_shares: `property_share` of each property, by name.
     """
 
     info: DatasetInfo
@@ -120,6 +122,7 @@ class Truth:
     participants: Tensor | None = None
     included: Mapping[int, bool] = field(default_factory=dict)
     claims: tuple[Mapping[str, float | str], ...] = ()
+    property_shares: Mapping[str, Mapping[tuple[int, str], float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

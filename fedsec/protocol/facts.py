@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from fedsec.data.examples import DatasetInfo, Examples
@@ -18,6 +19,9 @@ T = TypeVar("T")
 Simulate = Callable[[Tensor, Examples, int], Tensor]
 """``(model (d,), shard, draw) -> update (d,)``: what an honest client with this shard would upload in clear,
 client-enforced and format stages included, sealing excepted, with the attacker's own noise draw."""
+
+SimulateMany = Callable[[Tensor, Sequence[Examples], Sequence[int]], Tensor]
+"""``(model (d,), n shards, n draws) -> updates (n, d)``: the same for many clients at once, which is faster."""
 
 Federate = Callable[[Sequence[Examples], int], Tensor]
 """``(training sets of s federations, draw) -> released models (s, d)``: shadow federations by the public algorithm
@@ -65,6 +69,7 @@ class PublicFacts:
     _local: LocalTraining | None = field(default=None, repr=False)
     _auxiliary: Examples | None = field(default=None, repr=False)
     _simulate: Simulate | None = field(default=None, repr=False)
+    _simulate_many: SimulateMany | None = field(default=None, repr=False)
     _candidates: Examples | None = field(default=None, repr=False)
     _test_inputs: Examples | None = field(default=None, repr=False)
     _labels: dict[tuple[int, str], Tensor] | None = field(default=None, repr=False)
@@ -94,6 +99,13 @@ class PublicFacts:
     def simulate(self) -> Simulate:
         """Local training as an honest client would do it."""
         return self._known(Knowledge.LOCAL_TRAINING, self._simulate)
+
+    def simulate_many(self, model: Tensor, shards: Sequence[Examples], draws: Sequence[int]) -> Tensor:
+        """Updates ``(n, d)`` of ``n`` honest clients on one ``model (d,)``: at once, where that is offered."""
+        if self._simulate_many is not None:
+            return self._known(Knowledge.LOCAL_TRAINING, self._simulate_many)(model, shards, draws)
+        pairs = zip(shards, draws, strict=True)
+        return torch.stack([self.simulate(model, shard, draw) for shard, draw in pairs])
 
     @property
     def candidates(self) -> Examples:
