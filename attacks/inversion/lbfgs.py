@@ -216,6 +216,7 @@ def minimise_lanes(
     curvature: float = 0.9,
     gradient_tolerance: float = 1e-9,
     change_tolerance: float = 1e-12,
+    survivors: Callable[[int], Tensor | None] | None = None,
 ) -> Minimum:
     """Minimise ``l`` independent objectives of ``n`` variables.
 
@@ -230,6 +231,8 @@ def minimise_lanes(
         curvature: the slope at an accepted step is at most this share of the slope before; in (`ARMIJO`, 1).
         gradient_tolerance: largest absolute entry of the gradient at which a lane has converged.
         change_tolerance: decrease of the objective by a step at which a lane has converged.
+        survivors: asked before each further evaluation with the number of those done: the lanes ``(l,)`` bool that
+            may go on, or ``None`` for all.
 
     Returns:
         The best point of each lane.
@@ -242,7 +245,10 @@ def minimise_lanes(
     memory = History(x, history)
     search = Search.at(x, value, gradient, -gradient, _first_step(gradient))
     active = value.isfinite() & (gradient.abs().amax(1) > gradient_tolerance)
-    for _ in range(evaluations - 1):
+    for done in range(1, evaluations):
+        alive = survivors(done) if survivors is not None else None
+        if alive is not None:
+            active = active & alive[lanes]
         remaining = active.nonzero().squeeze(1)
         if len(remaining) == 0:
             break

@@ -7,7 +7,7 @@ of each, and one double backward pass serves all lanes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedsec.models.flat import FlatModel
+
+from .batchnorm import BatchNorm, Statistics, Watch, prepare
 
 LANE_FLOATS = 1 << 24
 """Lanes run together as long as their parameters are fewer numbers than this (about 0.5 GB with the graph)."""
@@ -26,44 +28,71 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 class LaneGradients:
     """The gradients of ``l`` models of one architecture, each at its own dummy batch.
 
-    Layers behave as in the client's training: batch norm uses the statistics of the dummy batch (the victim's
-    own are unknown and are not assumed); dropout is off, because its mask is unknown.
+    Layers behave as in the client's training, but dropout is off, because its mask is unknown; batch norm as
+    `fedsec.attacks.inversion.batchnorm` says.
 
     Attributes:
         model: the architecture.
     """
 
-    def __init__(self, model: FlatModel, states: Tensor) -> None:
-        """Args: model: the architecture; states: ``(l, d)`` one state per lane."""
+    def __init__(
+        self, model: FlatModel, states: Tensor, *, batch_norm: BatchNorm = "private", watch: bool = False
+    ) -> None:
+        """Set up.
+
+        Args:
+            model: the architecture.
+            states: ``(l, d)`` one state per lane.
+            batch_norm: whose statistics normalise a dummy batch.
+            watch: whether `predict` gives the statistics of what the batch-norm layers read.
+        """
         self.model = model
         self._module = copy.deepcopy(model.module).to(states.device).eval()
-        for layer in self._module.modules():
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                layer.track_running_stats, layer.running_mean, layer.running_var = False, None, None
+        prepare(self._module, batch_norm)
+        self._watch = Watch(self._module) if watch else None
         kept = {name for name, _ in [*self._module.named_parameters(), *self._module.named_buffers()]}
         tensors = {name: tensor for name, tensor in model.layout.split(states).items() if name in kept}
         trainable = [slot.name for slot in model.layout.parameters]
         self._leaves = [tensors[name].detach().requires_grad_() for name in trainable]
         self._state = {**tensors, **dict(zip(trainable, self._leaves, strict=True))}
 
+    def forward(self, x: Tensor, parameters: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Statistics]:
+        """Outputs ``(l, b, *)`` of ``(l, b, *input_shape)``, and what the batch-norm layers read, if watched.
+
+        Args:
+            x: a dummy batch per lane.
+            parameters: trainable tensors ``(l, *shape)`` by name, in the place of the states' own.
+        """
+        state = self._state if parameters is None else {**self._state, **parameters}
+
+        def one(tensors: dict[str, Tensor], batch: Tensor) -> tuple[Tensor, Statistics]:
+            outputs = cast(Tensor, functional_call(self._module, tensors, (batch,)))
+            return outputs, self._watch.take() if self._watch is not None else ()
+
+        return torch.func.vmap(one)(state, x)
+
     def outputs(self, x: Tensor) -> Tensor:
         """``(l, b, *input_shape)`` to ``(l, b, *)``."""
+        return self.forward(x)[0]
 
-        def one(state: dict[str, Tensor], batch: Tensor) -> Tensor:
-            return cast(Tensor, functional_call(self._module, state, (batch,)))
-
-        return torch.func.vmap(one)(self._state, x)
-
-    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+    def predict(self, x: Tensor, y: Tensor) -> tuple[Tensor, Statistics]:
         """The gradient of each lane's mean loss, ``(l, p)``, with a graph back to ``x`` and ``y``.
 
         Args:
             x: ``(l, b, *input_shape)``.
             y: ``(l, b, C)`` distributions over classes, or ``(l, b)`` targets of a regression.
+
+        Returns:
+            The gradients, and what the batch-norm layers read, if watched.
         """
-        loss = soft_loss(self.outputs(x), y).mean(-1).sum()
+        outputs, statistics = self.forward(x)
+        loss = soft_loss(outputs, y).mean(-1).sum()
         gradients = torch.autograd.grad(loss, self._leaves, create_graph=True)
-        return torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
+        return torch.cat([gradient.flatten(1) for gradient in gradients], dim=1), statistics
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """The gradients alone; see `predict`."""
+        return self.predict(x, y)[0]
 
 
 def soft_loss(outputs: Tensor, y: Tensor) -> Tensor:
