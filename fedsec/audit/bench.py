@@ -26,6 +26,7 @@ from fedsec.audit.challenge import (
     with_counts,
 )
 from fedsec.audit.plan import Cell, Training, wanted_by
+from fedsec.audit.planted import plant
 from fedsec.audit.shadows import Shadows
 from fedsec.audit.store import Artifacts
 from fedsec.audit.transcripts import pack, unpack
@@ -35,7 +36,7 @@ from fedsec.federation.setup import FederationSetup
 from fedsec.judges.base import Judge, Judgement, Outcome
 from fedsec.protocol.events import Event, Topic
 from fedsec.protocol.outcome import NotApplicable
-from fedsec.protocol.parties import Adversary, Attack
+from fedsec.protocol.parties import Adversary, Attack, MaliciousServer
 from fedsec.protocol.stage import Defense
 from fedsec.protocol.view import View, coalition_of, implied_aggregates, project
 from fedsec.randomness import generator, numpy_generator
@@ -143,13 +144,25 @@ class Workbench:
         stored = self.artifacts.read(task.transcript)
         rounds = _rounds(attack, setup)
         events = tuple(e for e in unpack(stored.document, stored.tensors) if _in_reach(e, rounds))
+        planting = None
+        if isinstance(attack, MaliciousServer):
+            planting = plant(setup, stack, attack, position=position, transcript=events)
+            setup, events = planting.setup, planting.events
+            document["notes"].extend(planting.notes)
+            if planting.blocked:
+                document["status"], document["reason"] = "blocked", planting.blocked
+                document["seen"] = _ledger(f"{position}, {planting.sender}", None, attack, ())
+                return None
         view, seen_events = self._view(setup, attack, position, events, document)
-        document["seen"] = _ledger(position, view, attack, seen_events)
+        document["seen"] = _ledger(
+            f"{position}, {planting.sender}" if planting else position, view, attack, seen_events
+        )
         if view is None:
             return None
         challenge, clients = self._challenge(task.seed), self._clients(task.seed)
         released = self.artifacts.read(task.honest).tensors["released"].to(setup.device)
         held = truth(setup, stack, attack, events=seen_events, released=released, challenge=challenge, clients=clients)
+        held = planting.told(held) if planting else held
         facts = public_facts(
             setup,
             stack,
@@ -163,6 +176,7 @@ class Workbench:
         # Like the key, draws do not depend on the label: one attack under two labels has one result.
         place = attack.name if position == attack.threat.position else f"{attack.name}@{position}"
         evidence = attack.run(view, facts, generator=generator(setup.seed, "attack", attack.name, place))
+        evidence = planting.owing(evidence) if planting else evidence
         return _judge(attack.judge).measure(evidence, held)
 
     def _view(

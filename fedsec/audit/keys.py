@@ -16,7 +16,14 @@ import torch
 import fedsec
 from fedsec.plugin import Plugin
 
-_RUNNING = ("audit/bench.py", "audit/build.py", "audit/challenge.py", "audit/shadows.py", "audit/transcripts.py")
+_RUNNING = (
+    "audit/bench.py",
+    "audit/build.py",
+    "audit/challenge.py",
+    "audit/planted.py",
+    "audit/shadows.py",
+    "audit/transcripts.py",
+)
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "tenseal", "opacus")
 TRAINING_CODE = ("data", "federation", "models", "protocol", *_RUNNING)
 JUDGING_CODE = ("judges", "statistics", *_RUNNING)
