@@ -52,6 +52,8 @@ class Claim:
     stack: str
     defense: str
     terms: tuple[tuple[str, str], ...]
+    measured: str
+    broken: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,8 +137,27 @@ def claims(audit: Audit) -> tuple[Claim, ...]:
             known = [k for k in CLAIM_ORDER if k in claim]
             others = [k for k in claim if k not in (*CLAIM_ORDER, "defense")]
             terms = tuple((k.replace("_", " "), _claim_text(k, claim[k])) for k in (*known, *others))
-            made.append(Claim(stack=stack, defense=str(claim.get("defense") or ""), terms=terms))
+            said, broken = _audited(audit, stack, claim)
+            defense = str(claim.get("defense") or "")
+            made.append(Claim(stack=stack, defense=defense, terms=terms, measured=said, broken=broken))
     return tuple(made)
+
+
+LOWER_BOUND = "epsilon_lower_bound"
+
+
+def _audited(audit: Audit, stack: str, claim: Mapping[str, Any]) -> tuple[str, bool]:
+    """The largest lower bound that an audit found on this stack, and whether it breaks the claimed epsilon."""
+    found = {a: m for a in audit.attacks if (m := table(table(audit.finding(a, stack), "metrics"), LOWER_BOUND))}
+    bounds = {a: v for a, m in found.items() if (v := number_of(m, "value")) is not None}
+    claimed = number_of(claim, "epsilon")
+    if not bounds or "epsilon" not in claim:
+        return "", False
+    worst = max(bounds, key=lambda a: bounds[a])
+    ceiling = number_of(found[worst], "ceiling")
+    most = f"; this test cannot show more than {significant(ceiling)}" if ceiling is not None else ""
+    broken = claimed is not None and bounds[worst] > claimed
+    return f"at least {significant(bounds[worst])} at 95% ({worst}){most}", broken
 
 
 def gaps(audit: Audit, anchors: Anchors) -> tuple[Gap, ...]:

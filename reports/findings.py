@@ -26,6 +26,7 @@ from .severity import (
 )
 
 STRIP = (8.0, 272.0)
+MOST_EXPOSED = 5
 MOST_CURVES = 12
 """Small charts of one attack; the curves of further stacks are in the result file only."""
 
@@ -68,6 +69,7 @@ class Section:
     roc: Chart | None
     curves: tuple[tuple[str, Chart], ...]
     curves_left_out: int
+    exposed: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
     helps: tuple[str, ...]
     caveats: tuple[str, ...]
     taxonomy: tuple[Mapping[str, Any], ...]
@@ -110,6 +112,7 @@ def _section(audit: Audit, anchors: Anchors, attack: str, shown: tuple[Gallery, 
         roc=_roc(audit, attack, found),
         curves=charts[:most_curves],
         curves_left_out=len(charts[most_curves:]),
+        exposed=_exposed(audit, found),
         helps=_helps(audit, attack, found),
         caveats=_caveats(audit, attack, found),
         taxonomy=tuple(t for t in taxonomy.values() if t.get("id") and t.get("strength") != "none"),
@@ -121,6 +124,8 @@ def _section(audit: Audit, anchors: Anchors, attack: str, shown: tuple[Gallery, 
 
 def _threat(entry: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     acts = "takes the place of clients" if entry.get("active") else "reads only, and changes nothing"
+    acts += " and reads what they see" if entry.get("observes") else ""
+    acts = "sends models of its own making" if "model control" in texts(entry, "capabilities") else acts
     said = [
         ("Position", str(entry.get("position") or "")),
         ("Acts", f"{acts}, at {entry['stage']}" if entry.get("stage") else acts),
@@ -214,6 +219,19 @@ def _curves(attack: str, found: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[
             unit = "share" if all(0 <= y <= 1 for s in series for y in s.y if y is not None) else ""
             charts.append((stack, curves(series, title=f"{attack} on {stack}", x_label="round", unit=unit)))
     return tuple(charts)
+
+
+def _exposed(
+    audit: Audit, found: Mapping[str, Mapping[str, Any]]
+) -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
+    """Whom the attack exposed most: on the control, and on the stack on which it does most harm otherwise."""
+    named = {s: rows(f, "exposed") for s, f in found.items() if rows(f, "exposed")}
+    others = sorted((s for s in named if s != audit.baseline), key=lambda s: badness(found[s]))
+    shown = [s for s in (audit.baseline, *others[:1]) if s is not None and s in named]
+    return tuple(
+        (stack, tuple((str(one.get("unit")), str(one.get("text") or "")) for one in named[stack][:MOST_EXPOSED]))
+        for stack in shown
+    )
 
 
 def _helps(audit: Audit, attack: str, found: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import ChainableUndefined, Environment, PackageLoader
 
-from . import costs, exhibits, findings, format, ledger, overview
+from . import costs, exhibits, findings, format, frontier, ledger, overview
 from .document import Audit, read, rows, table, texts
 from .findings import MOST_CURVES
 from .images import Budget
@@ -67,8 +67,10 @@ def _page(audit: Audit, image_bytes: int, most_curves: int) -> str:
             cards=overview.cards(audit, anchors),
             matrix=overview.matrix(audit, anchors),
             sections=findings.sections(audit, anchors, budget, most_curves),
+            frontiers=frontier.frontiers(audit, anchors),
             costs=costs.costs(audit, anchors),
             dearest=costs.dearest(audit, anchors),
+            oracles=any(texts(entry, "oracles") for entry in audit.attacks.values()),
             claims=costs.claims(audit),
             gaps=costs.gaps(audit, anchors),
             openings=ledger.openings(audit),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .document import Audit, drop_of, headline, number_of, rows, score_of, table
+from .document import Audit, drop_of, headline, number_of, rows, score_of, table, texts
 from .format import interval, plain, points, quantity, ratio
 from .severity import (
     CATEGORIES,
@@ -36,7 +36,7 @@ class Cell:
         span: the interval, without the unit.
         words: all of it in one sentence, for those who hear it.
         anchor: the row of evidence.
-        marks: ``†`` (attack failed on its control), ``‡`` (only non-adaptive attacks).
+        marks: ``†`` (attack failed on its control), ``‡`` (only non-adaptive attacks), ``§`` (was given an oracle).
     """
 
     style: str
@@ -56,6 +56,7 @@ class Row:
     metric: str
     anchor: str
     cells: tuple[Cell, ...]
+    oracles: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +134,8 @@ def make_cell(audit: Audit, anchors: Anchors, attack: str, stack: str) -> Cell:
     words = f"{attack} on {stack}: severity {severity}, {name} {quantity(value, unit)}"
     words += f", interval {plain(low, unit)} to {plain(high, unit)}" if low is not None and high is not None else ""
     words += ", no evidence: the attack failed on its control" if no_proof else ""
+    oracles = texts(audit.attacks[attack], "oracles")
+    words += f", given what no attacker has: {', '.join(oracles)}" if oracles else ""
     return Cell(
         style=UNPROVEN if no_proof else severity,
         letter=LETTERS[severity],
@@ -140,7 +143,7 @@ def make_cell(audit: Audit, anchors: Anchors, attack: str, stack: str) -> Cell:
         span=interval(low, high, unit).removesuffix("%").removesuffix(f" {unit}"),
         words=words,
         anchor=anchor,
-        marks=("†" if no_proof else "") + ("‡" if caveat else ""),
+        marks=("†" if no_proof else "") + ("‡" if caveat else "") + ("§" if oracles else ""),
     )
 
 
@@ -158,7 +161,15 @@ def matrix(audit: Audit, anchors: Anchors) -> tuple[Group, ...]:
         for attack in attacks:
             cells = tuple(make_cell(audit, anchors, attack, stack) for stack in audit.stacks)
             metric = next((n for s in audit.stacks if (n := headline(audit.finding(attack, s))[0])), "")
-            made.append(Row(label=attack, metric=metric.replace("_", " "), anchor=anchors.attack(attack), cells=cells))
+            made.append(
+                Row(
+                    label=attack,
+                    metric=metric.replace("_", " "),
+                    anchor=anchors.attack(attack),
+                    cells=cells,
+                    oracles=tuple(texts(audit.attacks[attack], "oracles")),
+                )
+            )
         groups.append(Group(category=category, rows=tuple(made)))
     return tuple(groups)
 

@@ -33,9 +33,10 @@ def rank(severity: str | None) -> int:
 def category_of(attack: Mapping[str, Any]) -> str:
     """The category of an attack, from what its threat model declares.
 
-    An active adversary attacks integrity; one that controls inputs at deployment, robustness; any other one reads.
+    An active adversary attacks integrity, unless it takes part in order to read; one that controls inputs at
+    deployment, robustness; any other one reads.
     """
-    if attack.get("active"):
+    if attack.get("active") and not attack.get("observes"):
         return "Integrity"
     if "testing data control" in texts(attack, "capabilities"):
         return CHANGES_INPUTS

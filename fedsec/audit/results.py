@@ -258,6 +258,7 @@ def attack_row(entry: AttackEntry) -> dict[str, Any]:
         "capabilities": sorted(c.value for c in threat.capabilities),
         "stage": threat.stage.value,
         "active": active,
+        "observes": active and bool(plugin.wants),
         "judge": plugin.judge,
         "parameters": dict(plugin.parameters()),
         "paper": asdict(plugin.paper) if plugin.paper else None,

@@ -59,7 +59,7 @@ def table(compared: Comparison) -> str:
     from fedsec.cli.listing import columns
 
     recipe = compared.reproduction.recipe
-    lines = [("figure", "published", "band", "measured", "")]
+    lines: list[tuple[str, ...]] = [("figure", "published", "band", "measured", "")]
     lines += [_line(row) for row in compared.rows]
     good = sum(row.holds for row in compared.rows)
     notes = [f"  {row.figure.name}: {text}" for row in compared.rows if (text := _remark(row))]
