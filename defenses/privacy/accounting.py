@@ -11,7 +11,7 @@ import math
 import warnings
 from typing import Literal
 
-from .gaussian import gaussian_epsilon
+from fedsec.epsilon.gaussian import gaussian_epsilon
 
 Accountant = Literal["rdp", "prv"]
 

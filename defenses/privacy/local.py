@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from fedsec.epsilon.gaussian import gaussian_epsilon, gaussian_sigma
 from fedsec.protocol.payload import Payload, Plain
 from fedsec.protocol.stage import Defense, EnforcedBy, Guarantee, RoundContext, Setting
 from fedsec.threat import Paper
@@ -19,7 +20,6 @@ from ..clipping.norms import clip_norms
 from ..clipping.plugins import tally
 from ..expect import plain
 from .accounting import default_delta, epsilon_spent
-from .gaussian import gaussian_epsilon, gaussian_sigma
 from .setting import at_most_one, common_problems
 
 _SENSITIVITY = {"replace-one": 2.0, "zero-out": 1.0}

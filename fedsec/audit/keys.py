@@ -25,8 +25,8 @@ _RUNNING = (
     "audit/transcripts.py",
 )
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "tenseal", "opacus")
-TRAINING_CODE = ("data", "federation", "models", "protocol", *_RUNNING)
-JUDGING_CODE = ("judges", "statistics", *_RUNNING)
+TRAINING_CODE = ("data", "epsilon", "federation", "models", "protocol", *_RUNNING)
+JUDGING_CODE = ("epsilon", "judges", "statistics", *_RUNNING)
 
 
 def digest(value: Any) -> str:

@@ -8,7 +8,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 from fedsec.defenses.privacy.accounting import amplification_rate, default_delta, epsilon_spent, noise_for
-from fedsec.defenses.privacy.gaussian import gaussian_epsilon
+from fedsec.epsilon.gaussian import gaussian_epsilon
 
 
 @pytest.mark.parametrize(

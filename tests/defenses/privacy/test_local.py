@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy.stats import chi2, norm
 
-from fedsec.defenses.privacy.gaussian import gaussian_epsilon
 from fedsec.defenses.privacy.local import LocalDP
+from fedsec.epsilon.gaussian import gaussian_epsilon
 from fedsec.errors import ConfigurationError
 from fedsec.protocol.payload import Plain
 from fedsec.protocol.stage import RoundContext, Setting

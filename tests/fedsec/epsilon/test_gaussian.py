@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from fedsec.defenses.privacy.gaussian import gaussian_delta, gaussian_epsilon, gaussian_sigma
+from fedsec.epsilon.gaussian import gaussian_delta, gaussian_epsilon, gaussian_sigma
 
 
 def integrated_delta(epsilon: float, mu: float) -> float:
