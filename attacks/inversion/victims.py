@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from fedsec.federation.training import LocalTraining
@@ -28,6 +29,8 @@ class Victim:
         model: ``(d,)`` global model that the local training started from.
         examples: examples behind the update.
         trainers: clients whose training the update averages.
+        buffers: ``(d - p,)`` float buffers of local minus global model (batch-norm statistics).
+        later: updates of the same sender in further rounds, which are matched together with this one.
     """
 
     round: int
@@ -36,6 +39,8 @@ class Victim:
     model: Tensor
     examples: int
     trainers: int
+    buffers: Tensor = field(default_factory=lambda: torch.zeros(0))
+    later: tuple[Victim, ...] = ()
 
     @property
     def source(self) -> tuple[int, str]:
@@ -86,9 +91,32 @@ def choose(view: View, facts: PublicFacts, *, targets: int) -> tuple[Victim, ...
             model=models[max(known for known in models if known <= event.round)],
             examples=examples_behind(event),
             trainers=1 if topic == Topic.UPLOAD else max(1, facts.cohort),
+            buffers=event.values[size:],
         )
         for event in most_exposed(view.of(topic), targets)
     )
+
+
+def repeated(view: View, facts: PublicFacts, *, targets: int, rounds: int) -> tuple[Victim, ...]:
+    """Victims with several of their rounds, oldest first: one per sender, those with the fewest examples first.
+
+    Raises:
+        NotApplicable: see `choose`; no sender was seen in as many rounds, or the aggregates are of changing cohorts.
+    """
+    victims = choose(view, facts, targets=len(view.events))
+    if any(victim.trainers > 1 for victim in victims) and facts.cohort < facts.population:
+        raise NotApplicable("each round's aggregate is of another cohort; no batch is seen in several rounds")
+    by_sender: dict[str, list[Victim]] = {}
+    for victim in victims:
+        by_sender.setdefault(victim.sender, []).append(victim)
+    found = []
+    for several in by_sender.values():
+        if len(several) >= rounds:
+            first, *later = sorted(several, key=lambda victim: victim.round)[:rounds]
+            found.append(replace(first, later=tuple(later)))
+    if not found:
+        raise NotApplicable(f"no sender is seen in {rounds} rounds")
+    return tuple(found[:targets])
 
 
 def layer_spans(model: FlatModel) -> tuple[slice, ...]:
@@ -102,15 +130,20 @@ def local_steps(victim: Victim, local: LocalTraining) -> int:
     return max(1, local.steps(max(1, round(victim.examples / victim.trainers))))
 
 
+def mean_step(victim: Victim, local: LocalTraining) -> Tensor:
+    """``(p,)`` what the optimizer subtracted per step and unit of learning rate."""
+    return victim.update / (-local.learning_rate * local_steps(victim, local))
+
+
 def surrogate_gradient(victim: Victim, local: LocalTraining) -> Tensor:
     """``(p,)`` the mean gradient along the local training, ``-update / (learning_rate * steps)``.
 
     With one local step of ``sgd`` (or ``momentum``, which starts at rest) this is exactly the gradient of the mean
-    loss at the global model. With several it is a cheap surrogate: the parameters moved in between; unrolling
-    the local steps (Geiping et al. 2020, section 6) is a stronger threat model and is not done here. The
-    per-coordinate scaling of ``adagrad``, ``rmsprop`` and ``adam`` is not undone. Weight decay is subtracted.
+    loss at the global model. With several it is a cheap surrogate: the parameters moved in between; to unroll the
+    local steps is a stronger threat model (`fedsec.attacks.inversion.unrolled`). The per-coordinate scaling of
+    ``adagrad``, ``rmsprop`` and ``adam`` is not undone. Weight decay is subtracted.
     """
-    gradient = victim.update / (-local.learning_rate * local_steps(victim, local))
+    gradient = mean_step(victim, local)
     if local.weight_decay:
         gradient = gradient - local.weight_decay * victim.model[: gradient.numel()]
     return gradient

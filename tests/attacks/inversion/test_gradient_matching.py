@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fedsec.attacks.inversion.dlg import DeepLeakage, ImprovedDeepLeakage, Matching
-from fedsec.attacks.inversion.inverting_gradients import InvertingGradients, invert, total_variation
+from fedsec.attacks.inversion.dlg import DeepLeakage, ImprovedDeepLeakage
+from fedsec.attacks.inversion.engine import solve
+from fedsec.attacks.inversion.inverting_gradients import InvertingGradients
 from fedsec.attacks.inversion.matching import (
     LaneGradients,
     cosine_distance,
@@ -15,7 +16,10 @@ from fedsec.attacks.inversion.matching import (
     scale_free_distance,
     squared_distance,
 )
+from fedsec.attacks.inversion.objective import Matching, Prior, evaluate
 from fedsec.attacks.inversion.observed import observe
+from fedsec.attacks.inversion.recipe import Recipe
+from fedsec.attacks.inversion.regularisers import total_variation
 from fedsec.attacks.inversion.victims import choose, layer_spans, most_exposed, surrogate_gradient
 from fedsec.errors import NotKnownError
 from fedsec.federation.training import LocalTraining
@@ -68,6 +72,21 @@ def test_which_distances_see_the_scale(seed, factor):
     assert bool((scale_free_distance(g, t)[~ahead] >= 1).all())
 
 
+def lanes_of(model, states, targets, labels, *, size, distance=squared_distance, tv=0.0):
+    """The objective of some lanes of 8 x 8 images, one round each."""
+    return Matching(
+        model=model,
+        states=states.unsqueeze(1),
+        targets=targets,
+        labels=labels,
+        size=size,
+        input_shape=(1, 8, 8),
+        observed=observe(targets, targets, layer_spans(model)),
+        distance=distance,
+        prior=Prior(tv=torch.full((len(states),), tv), bounds=(0.0, 1.0)),
+    )
+
+
 @pytest.mark.parametrize("joint", [True, False], ids=["dlg", "idlg"])
 @pytest.mark.parametrize("change", [lambda update: update, lambda update: update.clamp(-0.01, 0.01)])
 def test_the_matching_of_some_lanes_is_that_of_each_alone(networks, digits, joint, change):
@@ -77,18 +96,16 @@ def test_the_matching_of_some_lanes_is_that_of_each_alone(networks, digits, join
     targets = change(0.1 * torch.randn(4, model.layout.trainable, generator=draw))
     labels = one_hot(digits.y[:8].view(4, 2), 10, states)
     x = torch.randn(4, 2 * 64 + 20 * joint, generator=draw)
-    spans = layer_spans(model)
 
     def matching(rows):
-        seen = observe(targets[rows], targets[rows], spans)
-        given = None if joint else labels[rows]
-        return Matching(model, states[rows], targets[rows], given, 2, (1, 8, 8), seen, squared_distance)
+        return lanes_of(model, states[rows], targets[rows], None if joint else labels[rows], size=2)
 
     rows = torch.tensor([3, 1])
-    value, slope = matching(slice(None))(rows)(x[rows])
+    value, match, slope = evaluate(matching(slice(None)).of(rows), x[rows])
+    assert torch.equal(value, match)
     for place, lane in enumerate(rows.tolist()):
         one = matching(slice(lane, lane + 1))
-        alone_value, alone_slope = one(torch.tensor([0]))(x[lane : lane + 1])
+        alone_value, _, alone_slope = evaluate(one.of(torch.tensor([0])), x[lane : lane + 1])
         assert torch.allclose(value[place], alone_value[0], rtol=1e-5)
         assert torch.allclose(slope[place], alone_slope[0], rtol=1e-4, atol=1e-6)
         inputs, free = one.split(x[lane : lane + 1])
@@ -112,10 +129,13 @@ def test_lanes_do_not_mix(networks, digits):
     states = model.vector().repeat(3, 1)
     targets = torch.randn(3, model.layout.trainable, generator=generator(1))
     labels, x = one_hot(digits.y[:3].view(3, 1), 10, states), torch.rand(3, 1, 1, 8, 8, generator=generator(2))
-    settings_ = {"bounds": (0.0, 1.0), "iterations": 10, "learning_rate": 0.1, "tv": 1e-3}
-    together, _ = invert(model, states, targets, labels, x, **settings_)
-    alone, _ = invert(model, states[1:2], targets[1:2], labels[1:2], x[1:2], **settings_)
-    assert torch.allclose(together[1:2], alone, atol=1e-3)
+    recipe = Recipe(evaluations=10, restarts=1)
+
+    def run(rows):
+        matching = lanes_of(model, states[rows], targets[rows], labels[rows], size=1, distance=cosine_distance, tv=1e-3)
+        return solve(matching, x[rows].flatten(1), recipe, bounds=(0.0, 1.0), generator=generator(0))
+
+    assert torch.allclose(run(slice(None)).x[1:2], run(slice(1, 2)).x, atol=1e-3)
 
 
 def event(round_index, sender, examples):
