@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from fedsec.judges.identification import Identifiability, identifiability
+from fedsec.statistics.curve import RocCurve, roc
 
-__all__ = ["Identifiability", "identifiability"]
+__all__ = ["Identifiability", "RocCurve", "identifiability", "roc"]

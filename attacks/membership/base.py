@@ -1,0 +1,52 @@
+"""What the membership attacks share: taxonomies, the rounds that they read, and models by round."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fedsec.protocol.events import Topic
+from fedsec.protocol.facts import PublicFacts
+from fedsec.protocol.outcome import NotApplicable
+from fedsec.protocol.view import Seen, View
+from fedsec.threat import Taxonomy
+
+FAMILY = "membership inference"
+
+MEMBERSHIP = (
+    Taxonomy("nist-ai-100-2e2025", "NISTAML.033", "Membership Inference", "exact"),
+    Taxonomy("mitre-atlas-5.6", "AML.T0024.000", "Infer Training Data Membership", "exact"),
+    Taxonomy("owasp-ml-2023", "ML04", "Membership Inference Attack", "exact"),
+)
+
+RELATED = (
+    Taxonomy("nist-ai-100-2e2025", "NISTAML.033", "Membership Inference", "partial"),
+    Taxonomy("mitre-atlas-5.6", "AML.T0024.000", "Infer Training Data Membership", "partial"),
+    Taxonomy("owasp-ml-2023", "ML04", "Membership Inference Attack", "partial"),
+)
+"""None of the three names the membership of a whole client, or which client holds an example."""
+
+
+def spread(total: int, used: int) -> tuple[int, ...]:
+    """Rounds spaced evenly over the training, the last one among them."""
+    count = min(used, total)
+    return tuple(sorted({total - 1 - (i * total) // count for i in range(count)}))
+
+
+def by_round(view: View, facts: PublicFacts, topic: Topic) -> list[tuple[Tensor, list[Seen]]]:
+    """The global model ``(d,)`` of each round that can be read, and the events of a topic in that round.
+
+    Raises:
+        NotApplicable: no model of a round in which there are such events can be read.
+    """
+    models = {0: facts.initial} | {event.round: event.values for event in view.of(Topic.BROADCAST)}
+    events = [event for event in view.of(topic) if event.round in models]
+    if not events:
+        raise NotApplicable("no global model of an attacked round can be read, so its updates say nothing of examples")
+    rounds = sorted({event.round for event in events})
+    return [(models[number], [event for event in events if event.round == number]) for number in rounds]
+
+
+def usual(scores: Tensor) -> Tensor:
+    """Scores with what is no number put lowest, so that a diverged model is an attack that failed, not an error."""
+    return torch.nan_to_num(scores.double(), nan=torch.finfo(torch.float64).min)
