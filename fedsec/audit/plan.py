@@ -133,7 +133,7 @@ def check_stacks(config: AuditConfig, builder: Builder) -> None:
         lacks = []
         if Knowledge.AUXILIARY_DATA in knows and not len(setup.split.auxiliary):
             lacks.append(("public auxiliary examples", "federation.dataset: {auxiliary: 400}"))
-        if Knowledge.CANDIDATES in knows and not len(setup.split.holdout):
+        if {Knowledge.CANDIDATES, Knowledge.CLIENT_CANDIDATES} & knows and not len(setup.split.holdout):
             lacks.append(("held-out non-members", "federation.dataset: {holdout: 400}"))
         problems.extend(
             Problem(
