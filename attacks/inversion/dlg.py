@@ -83,6 +83,7 @@ class DeepLeakage(L2Matching):
         Knowledge.LOCAL_TRAINING,
     )
     cost: ClassVar[str] = "evaluations x restarts double backward passes per victim"
+    revision: ClassVar[int] = 2
 
     def recipe(self, *, exact: bool) -> Recipe:
         """Labels are a variable."""
@@ -114,6 +115,7 @@ class ImprovedDeepLeakage(L2Matching):
         Knowledge.LOCAL_TRAINING,
     )
     cost: ClassVar[str] = "evaluations x restarts double backward passes per victim"
+    revision: ClassVar[int] = 2
 
     labels: Annotated[
         Literal["gradient", "oracle"], Field(description="read from the gradient, or told: an oracle")

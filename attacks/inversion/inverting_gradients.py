@@ -37,6 +37,7 @@ class InvertingGradients(GradientMatching):
         Knowledge.LOCAL_TRAINING,
     )
     cost: ClassVar[str] = "iterations x restarts double backward passes per victim, batched over victims"
+    revision: ClassVar[int] = 2
 
     restarts: Annotated[int, Field(ge=1, description="Starting points per victim; the best gradient match wins")] = 2
     iterations: Annotated[int, Field(ge=8, description="Double backward passes per starting point")] = 300

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedsec.audit.orders import batch_orders
 from fedsec.data.examples import Examples
 from fedsec.data.properties import resolve
 from fedsec.federation.coalition import coin
@@ -201,6 +202,7 @@ def public_facts(
         _candidates=challenge.candidates if given(Knowledge.CANDIDATES) and challenge else None,
         _test_inputs=setup.split.test if given(Knowledge.TEST_INPUTS) else None,
         _labels=labels if given(Knowledge.LABELS) else None,
+        _order=batch_orders(setup, stack) if given(Knowledge.BATCH_ORDER) else None,
         _federate=federate if given(Knowledge.LOCAL_TRAINING) else None,
         _client_candidates=clients.candidates if given(Knowledge.CLIENT_CANDIDATES) and clients else None,
         rule=rule,
