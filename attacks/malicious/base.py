@@ -27,10 +27,12 @@ MALICIOUS = (
 """None of the three names a server that sends models made to leak."""
 
 
+CONTROLS = frozenset({Capability.OBSERVE_UPDATES, Capability.MODEL_CONTROL})
+
+
 def planting(story: str, *knowledge: Knowledge) -> ThreatModel:
     """The threat model of a server that sends models of its own making and reads what training on them gives."""
-    capabilities = frozenset({Capability.OBSERVE_UPDATES, Capability.MODEL_CONTROL})
-    return ThreatModel(story, "server", frozenset(knowledge), capabilities, Stage.TRAINING)
+    return ThreatModel(story, "server", frozenset(knowledge), CONTROLS, Stage.TRAINING)
 
 
 @dataclass(frozen=True, kw_only=True)

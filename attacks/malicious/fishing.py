@@ -1,8 +1,8 @@
 """Fishing: a head under which all but a few examples of a batch send no gradient back.
 
-With softmax ``p``, label ``y`` and head rows ``w_j`` an example sends ``sum_j (p_j - [j = y]) w_j`` back to the features.
-If only row ``c`` is not zero that is ``(p_c - [y = c]) w_c``, and nothing below the head hears of an example for which
-the factor is zero. The averaged update of a batch is then the update of those few examples (Wen et al. 2022).
+With softmax ``p``, label ``y`` and head rows ``w_j`` an example sends ``sum_j (p_j - [j = y]) w_j`` back to the
+features. If only row ``c`` is not zero that is ``(p_c - [y = c]) w_c``, and nothing below the head hears of an example
+for which the factor is zero. The averaged update of a batch is then that of those few examples (Wen et al. 2022).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsec.models.flat import FlatModel
-from fedsec.protocol.evidence import Reconstructions
 from fedsec.protocol.events import Topic
+from fedsec.protocol.evidence import Reconstructions
 from fedsec.protocol.facts import PublicFacts
 from fedsec.protocol.outcome import NotApplicable
 from fedsec.protocol.parties import Planted
@@ -54,7 +54,7 @@ def planted_head(vector: Tensor, slots: LinearSlots, *, target: int, row: Tensor
 
 
 def caught(update: Tensor, slots: LinearSlots, *, target: int, examples: int, learning_rate: float) -> float:
-    """How many examples the update was left with, ``m``: an isolated one of class ``c`` moves its bias by ``lr / n``."""
+    """How many examples the update was left with: each of class ``c`` moves that class's bias by ``lr / n``."""
     _, bias = slots.read(update)
     if bias is None:
         raise NotApplicable("the model's head has no bias")
@@ -91,7 +91,7 @@ def isolated(
 
 
 def chosen_feature(features: Tensor) -> int:
-    """The feature with the widest spread among ``(m, features)``, in units of no other: where one example stands out."""
+    """The feature that varies most among ``(m, features)``."""
     return int(features.std(0).argmax())
 
 
