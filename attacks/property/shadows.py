@@ -1,136 +1,137 @@
-"""Shadow data and features for property inference: what updates with and without a property look like."""
+"""Shadow data for property inference: public examples with and without properties."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from fedsec.data.examples import Examples
-from fedsec.models.flat import Layout
-
-DENSE = 4096
-"""Tensors of at most so many elements enter coordinate by coordinate too, larger ones by rows and columns only."""
-
-STILL = 0.1
-"""Deviation of a feature, relative to its block's, below which it counts as not varying."""
-
-ROUNDING = 1e-5
-"""The same relative to the norm of the whole update: float32 and 20-bit fixed-point rounding stay below it."""
+from fedsec.data.properties import Property, combinations, mix
+from fedsec.protocol.outcome import NotApplicable
 
 
 @dataclass(frozen=True)
 class Pools:
-    """Rows of the auxiliary examples by class and property.
+    """Rows of the auxiliary examples by class and by which of several properties they have.
 
     Attributes:
         auxiliary: the public examples.
-        cells: per usable class its rows ``(without, with)`` the property; classes that lack either are left out,
-            because a class that only one side has would stand in for the property.
-        weight: ``(classes,)`` share of the usable auxiliary examples in each class.
+        properties: of which shards are to have much or little.
+        rows: ``(n,)`` rows of usable examples, cell after cell.
+        counts: ``(classes, 2^p)`` usable examples of each class and combination of properties. Classes in which one
+            of the properties always or never holds are left out: such a class would stand in for the property.
+        matched: whether shards have the classes of the auxiliary examples, whatever their properties.
     """
 
     auxiliary: Examples
-    cells: tuple[tuple[Tensor, Tensor], ...]
-    weight: Tensor
+    properties: tuple[Property, ...]
+    rows: Tensor
+    counts: Tensor
+    matched: bool
+    _tables: dict[tuple[tuple[bool, ...], float], Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, auxiliary: Examples, holds: Tensor, known: Tensor, *, by_class: bool) -> Pools:
-        """Sort the auxiliary examples.
+    def of(
+        cls, auxiliary: Examples, properties: Sequence[Property], *, by_class: bool = True, matched: bool = True
+    ) -> Pools:
+        """Sort the auxiliary examples; those of which a property is not known are not used.
 
         Args:
             auxiliary: public examples.
-            holds: ``(n,)`` bool, the property.
-            known: ``(n,)`` bool, whether it is known.
+            properties: one or more.
             by_class: whether labels are classes; else all examples are one class.
+            matched: see `Pools`.
+
+        Raises:
+            NotApplicable: no class has members both with and without each property.
         """
+        code, width = combinations(properties, auxiliary), 2 ** len(properties)
         labels = auxiliary.y if by_class else torch.zeros(len(auxiliary), dtype=torch.long)
-        cells = []
-        for label in sorted(set(labels.tolist())):
-            here = (labels == label) & known
-            cells.append(((here & ~holds).nonzero().flatten(), (here & holds).nonzero().flatten()))
-        usable = tuple(cell for cell in cells if len(cell[0]) and len(cell[1]))
-        sizes = torch.tensor([float(len(a) + len(b)) for a, b in usable], dtype=torch.float64)
-        return cls(auxiliary, usable, sizes / sizes.sum() if len(usable) else sizes)
+        kinds, label = torch.unique(labels, return_inverse=True)
+        cell = torch.where(code < 0, -1, label * width + code)
+        counts = torch.bincount(cell[cell >= 0], minlength=len(kinds) * width).view(-1, width)
+        bits = torch.arange(width)
+        usable = torch.ones(len(kinds), dtype=torch.bool)
+        for number in range(len(properties)):
+            having = (bits >> number) & 1 == 1
+            usable &= (counts[:, having].sum(1) > 0) & (counts[:, ~having].sum(1) > 0)
+        if not bool(usable.any()):
+            names = " and ".join(repr(one.name) for one in properties)
+            raise NotApplicable(f"no class of the public examples has members both with and without {names}")
+        kept = (cell >= 0) & usable[label]
+        rows = kept.nonzero().flatten()
+        order = cell[rows].argsort(stable=True)
+        return cls(auxiliary, tuple(properties), rows[order], counts[usable], matched)
 
-    def pair(self, size: int, purity: float, *, generator: torch.Generator) -> tuple[Examples, Examples]:
-        """Two shards with the same number of examples of each class: one without the property, one with it.
+    @property
+    def weight(self) -> Tensor:
+        """``(classes,)`` share of the usable examples in each class."""
+        return self.counts.sum(1).double() / self.counts.sum()
 
-        A share ``purity`` of each shard is of its own kind. Classes are drawn from the auxiliary distribution, once
-        for both, and examples with replacement, so that a small public set can stand in for large clients.
+    def table(self, kinds: tuple[bool, ...], purity: float) -> Tensor:
+        """``(classes, 2^p)`` shares of a shard whose properties are as ``kinds`` says (`fedsec.data.properties.mix`).
+
+        Raises:
+            NotApplicable: the properties go together in the public examples.
         """
+        if (kinds, purity) not in self._tables:
+            shares = [purity if kind else 1 - purity for kind in kinds]
+            try:
+                made = mix(self.counts, shares, self.weight if self.matched else None)
+            except ValueError as error:
+                raise NotApplicable(f"{', '.join(p.name for p in self.properties)}: {error}; ask for one") from error
+            self._tables[kinds, purity] = made
+        return self._tables[kinds, purity]
+
+    def pair(
+        self, size: int, purity: float, kinds: Sequence[bool], *, generator: torch.Generator
+    ) -> tuple[Examples, Examples]:
+        """Two shards that differ in every property: one as ``kinds`` says, one the opposite.
+
+        Where labels are matched both have the same number of examples of each class, drawn from the auxiliary
+        distribution once for both. Examples are drawn with replacement, so that a small public set can stand in for
+        large clients.
+        """
+        starts = torch.cat([torch.zeros(1, dtype=torch.long), self.counts.flatten().cumsum(0)[:-1]])
         classes = torch.multinomial(self.weight, size, replacement=True, generator=generator)
-        sides = []
-        for kind in (0, 1):
-            own = torch.rand(size, generator=generator) < purity
+        shards = []
+        for side in (tuple(kinds), tuple(not kind for kind in kinds)):
+            table = self.table(side, purity)
+            width = table.shape[1]
+            if self.matched:
+                combination = torch.multinomial(table[classes], 1, generator=generator).flatten()
+                cell = classes * width + combination
+            else:
+                cell = torch.multinomial(table.flatten(), size, replacement=True, generator=generator)
             draw = torch.rand(size, generator=generator, dtype=torch.float64)
-            rows = torch.empty(size, dtype=torch.long)
-            for label, cell in enumerate(self.cells):
-                for side in (0, 1):
-                    chosen = (classes == label) & (own if side == kind else ~own)
-                    rows[chosen] = cell[side][(draw[chosen] * len(cell[side])).long()]
-            sides.append(self.auxiliary.take(rows))
-        return sides[0], sides[1]
+            place = (draw * self.counts.flatten()[cell]).long()
+            shards.append(self.auxiliary.take(self.rows[starts[cell] + place]))
+        return shards[0], shards[1]
 
+    def shards(
+        self, count: int, sizes: Sequence[int], purity: float, *, generator: torch.Generator
+    ) -> tuple[list[Examples], Tensor]:
+        """``count`` pairs of shards and what each has.
 
-def features(updates: Tensor, layout: Layout) -> tuple[Tensor, tuple[int, ...]]:
-    """What a classifier reads of updates: how long each tensor's change is, and where in the tensor it lies.
+        Args:
+            count: pairs.
+            sizes: examples of a shard, used in turn.
+            purity: share of a shard's examples that are of its own kind, for each property.
+            generator: draws kinds and examples.
 
-    The first block holds the logarithms of the norms of the update and of each tensor relative to it. Each tensor is
-    divided by the norm of the whole update, so that step sizes and clipping do not matter, and enters with its
-    rows' and columns' lengths and its columns' sums (a convolution's kernel is reduced to its largest magnitude
-    first, as in the code of Melis et al.), and, if it is small, coordinate by coordinate. Coordinates keep their
-    signs, which say what inputs were like and which the magnitudes of Melis et al. lose.
-
-    Args:
-        updates: ``(n, d)``; float buffers beyond the trainable coordinates are not read.
-        layout: of the model.
-
-    Returns:
-        ``(n, f)`` float64, block after block, and the widths of the blocks.
-    """
-    trainable = updates[:, : layout.trainable].double()
-    norms = trainable.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-    lengths, blocks = [norms.log()], []
-    for slot in layout.parameters:
-        flat = trainable[:, slot.start : slot.stop] / norms
-        lengths.append(flat.norm(dim=1, keepdim=True).clamp_min(1e-12).log())
-        if flat.shape[1] <= DENSE:
-            blocks.append(flat)
-        if len(slot.shape) > 1:
-            tensor = flat.reshape(-1, *slot.shape)
-            matrix = tensor if tensor.dim() == 3 else tensor.flatten(3).abs().amax(-1)
-            blocks += [matrix.norm(dim=1), matrix.norm(dim=2), matrix.sum(1)]
-    blocks.insert(0, torch.cat(lengths, dim=1))
-    return torch.cat(blocks, dim=1), tuple(block.shape[1] for block in blocks)
-
-
-def standardise(known: Tensor, observed: Tensor, widths: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Centre and scale features by the simulated updates alone.
-
-    A feature that hardly varies in the simulation has no scale of its own: rounding on the wire (encryption,
-    compression), which is not simulated, would make it enormous. Its deviation is taken to be at least `STILL`
-    times the root mean square of its block's, and at least `ROUNDING` where a whole block is still (the column sums of
-    a softmax layer are zero but for rounding). Each block of ``w`` features is then divided by the root of ``w``, so
-    that a few telling numbers do not drown in thousands of coordinates.
-
-    Args:
-        known: ``(n, f)`` features of simulated updates.
-        observed: ``(k, f)`` features of observed updates.
-        widths: of the blocks.
-
-    Returns:
-        Both, standardised.
-    """
-    centre, deviation = known.mean(0), known.std(0, correction=0)
-    scales = []
-    for block in torch.split(deviation, list(widths)):
-        common = block.square().mean().sqrt()
-        scales.append(block.clamp_min(max(ROUNDING, float(STILL * common))) * len(block) ** 0.5)
-    scale = torch.cat(scales)
-    return (known - centre) / scale, (observed - centre) / scale
+        Returns:
+            ``2 count`` shards, and ``(2 count, p)`` bool; every property holds for half of them, and which others go
+            with it is random.
+        """
+        made, holds = [], []
+        for number in range(count):
+            kinds = (torch.rand(len(self.properties), generator=generator) < 0.5).tolist()
+            made += self.pair(sizes[number % len(sizes)], purity, kinds, generator=generator)
+            holds += [kinds, [not kind for kind in kinds]]
+        return made, torch.tensor(holds, dtype=torch.bool)
 
 
 def cohorts(
@@ -150,19 +151,15 @@ def cohorts(
         each kind, and never half.
     """
     with_rows, without_rows = holds.nonzero().flatten(), (~holds).nonzero().flatten()
-    means, truths = [], []
+    mixes = torch.zeros(2 * count, len(singles), dtype=singles.dtype)
     fewest = size // 2 + 1
-    for kind in (False, True):
-        for _ in range(count):
-            major = int(torch.randint(fewest, size + 1, (), generator=generator))
-            having = major if kind else size - major
-            drawn = [
-                rows[torch.randint(len(rows), (many,), generator=generator)]
-                for rows, many in ((with_rows, having), (without_rows, size - having))
-            ]
-            means.append(singles[torch.cat(drawn)].mean(0))
-            truths.append(kind)
-    return torch.stack(means), torch.tensor(truths)
+    for number in range(2 * count):
+        major = int(torch.randint(fewest, size + 1, (), generator=generator))
+        having = major if number < count else size - major
+        for rows, many in ((with_rows, having), (without_rows, size - having)):
+            drawn = rows[torch.randint(len(rows), (many,), generator=generator)]
+            mixes[number].index_add_(0, drawn, torch.full((many,), 1 / size, dtype=singles.dtype))
+    return mixes @ singles, torch.arange(2 * count) < count
 
 
 def permuted_within(truths: Sequence[bool] | Tensor, *, generator: torch.Generator) -> Tensor:
