@@ -1,1 +1,1 @@
-"""Gradient inversion of text."""
+"""Text read out of updates: which tokens, in which order, in which sentence."""
