@@ -12,11 +12,11 @@ or not. The number of guesses must be fixed before the coins are known.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
-from scipy import stats
-from scipy.special import expit
+from scipy.special import bdtrc, expit, gammaln, xlogy
 
 from fedsec.epsilon.checks import check_counts, check_delta, check_level
 
@@ -41,16 +41,21 @@ def one_run_p_value(*, canaries: int, guesses: int, correct: int, epsilon: float
     check_delta(delta)
     if not epsilon >= 0:
         raise ValueError(f"epsilon must be at least 0, found {epsilon}")
+    if correct == 0:
+        return 1.0
     right = float(expit(epsilon))
-    tail = float(stats.binom.sf(correct - 1, guesses, right))
-    if delta == 0 or correct == 0:
+    tail = float(bdtrc(correct - 1, guesses, right))
+    if delta == 0:
         return min(1.0, tail)
     # P[v > B >= v - i] for i = 1 .. v
-    below = np.cumsum(stats.binom.pmf(np.arange(correct - 1, -1, -1), guesses, right))
+    k = np.arange(correct - 1, -1, -1, dtype=np.float64)
+    ways = gammaln(guesses + 1) - gammaln(k + 1) - gammaln(guesses - k + 1)
+    below = np.cumsum(np.exp(ways + xlogy(k, right) + xlogy(guesses - k, float(expit(-epsilon)))))
     steepest = float((below / np.arange(1, correct + 1)).max())
     return min(1.0, tail + 2 * canaries * delta * steepest)
 
 
+@functools.lru_cache(maxsize=4096)
 def one_run_epsilon(*, canaries: int, guesses: int, correct: int, delta: float, confidence: float = 0.95) -> float:
     """Lower bound on epsilon (Steinke, Nasr, Jagielski 2023, theorem 5.2), rounded down.
 
