@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from fedsec.protocol.events import Topic
 from fedsec.protocol.evidence import PropertyScores, SeveralProperties
@@ -82,5 +84,44 @@ class PassivePropertyInference(ShadowReader, Attack):
         pools = self.pools(facts, facts.auxiliary)
         topic = Topic.UPLOAD if view.of(Topic.UPLOAD) else Topic.AGGREGATE
         models = {0: facts.initial} | {event.round: event.values for event in view.of(Topic.BROADCAST)}
+        seen = view.of(topic)
         merged = max(1, facts.cohort) if topic == Topic.AGGREGATE else 1
-        return self.read(view.of(topic), models, pools, facts, merged=merged, generator=generator)
+        if topic == Topic.AGGREGATE:
+            models = followed(models, {event.round: event.values for event in seen})
+        return self.read(seen, models, pools, facts, merged=merged, generator=generator)
+
+
+def followed(models: Mapping[int, Tensor], aggregates: Mapping[int, Tensor]) -> dict[int, Tensor]:
+    """The models that were sent, and those that are known models plus their round's aggregate.
+
+    Who holds the key of encrypted sums reads them in rounds too in which nobody sent it the model. Plain averaging is
+    assumed; where a server does more, such a model is only near the true one.
+    """
+    known = dict(models)
+    for number in sorted(aggregates):
+        if number in known and number + 1 not in known:
+            known[number + 1] = known[number] + aggregates[number].to(known[number])
+    return known
+
+
+@dataclass(frozen=True, kw_only=True)
+class AggregatePropertyInference(PassivePropertyInference):
+    """The same from aggregates alone: what is left to read behind secure sums, or for a client.
+
+    The number of merged updates is the expected cohort. An aggregate has the property if most of the data behind it
+    have; the more clients it merges, the less one of them shows.
+    """
+
+    name: ClassVar[str] = "property-inference-aggregate"
+    summary: ClassVar[str] = (
+        "Reads from the aggregate of a round whether most of the data behind it has a property unrelated to the task"
+    )
+    threat: ClassVar[ThreatModel] = ThreatModel(
+        story="Who sees only sums over the cohort learns something about the participants of each round",
+        position="server",
+        knowledge=frozenset({Knowledge.AUXILIARY_DATA, Knowledge.LOCAL_TRAINING, Knowledge.COUNTS}),
+        capabilities=frozenset({Capability.OBSERVE_UPDATES}),
+        stage=Stage.TRAINING,
+    )
+    wants: ClassVar[tuple[Topic, ...]] = (Topic.AGGREGATE,)
+    rounds_used: Annotated[int, Field(ge=1, description="consecutive rounds attacked, each one observation")] = 20
