@@ -2,7 +2,8 @@
 
 For cross-entropy the gradient of the head's bias is ``mean_i (p_i - y_i)`` and that of its weight
 ``mean_i (p_i - y_i) h_i^T``, with softmax ``p``, one-hot label ``y`` and features ``h``. Callers pass gradients:
-an update has the opposite sign.
+an update has the opposite sign. Counts of a batch are estimated in `counts`; here the model is known too, so its
+softmax need not be guessed, and the gradient's scale is inferred where clipping or several steps changed it.
 """
 
 from __future__ import annotations
@@ -12,10 +13,19 @@ from torch import Tensor
 
 from fedsec.models.flat import FlatModel
 
+from .counts import amounts_by_embeddings, class_sums, counts_by_impact, mean_softmax, rounded
 from .layers import LinearSlots
 
 ONE_SIGN = 0.99
 """Share of a row's absolute sum that its sum must keep for the features to count as of one sign."""
+WHOLE = 0.15
+"""Root-mean-square distance to integers up to which amounts count as counts (amounts at random have 0.29)."""
+SCALES = 1000
+"""Scales that are tried, evenly on a log axis."""
+SLACK = 0.8
+"""Times the lowest scale from which scales are tried: the softmax that gives it is an estimate."""
+TOO_EVEN = 0.05
+"""Share of the variation that chance gives the counts of drawn labels; a scale that leaves less is not believed."""
 
 
 def sign_rule(weight: Tensor, bias: Tensor | None) -> int:
@@ -37,65 +47,84 @@ def sign_rule(weight: Tensor, bias: Tensor | None) -> int:
     return int(weight.norm(dim=1).argmax())
 
 
-def class_sums(weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``(C,)`` what the count estimators read: the bias gradient, or the row sums of the weight's."""
-    return weight.sum(1) if bias is None else bias
+def unwhole(amounts: Tensor) -> Tensor:
+    """Root-mean-square distance of ``(..., C)`` amounts to integers, ``inf`` where one is negative; ``(...,)``."""
+    distance = (amounts - amounts.round()).square().mean(-1).sqrt()
+    return torch.where((amounts > -0.5).all(-1), distance, torch.inf)
 
 
-def counts_by_impact(sums: Tensor, examples: int) -> Tensor:
-    """How many examples each class has (Wainakh et al. 2022, LLG, algorithm 1).
+def scale_bounds(sums: Tensor, softmax: Tensor, examples: int) -> tuple[float, float]:
+    """Between which factors a gradient's scale must lie, ``sums = scale (softmax - n_c / n)``.
 
-    Each example of a class pulls its sum down by the same *impact*, estimated from the negative sums. Uses ratios
-    only, so that clipping by norm and the unknown scale of several local steps do not matter.
-
-    Args:
-        sums: ``(C,)`` from `class_sums`.
-        examples: examples behind the gradient, at least 1.
-
-    Returns:
-        ``(C,)`` int64 counts that add up to ``examples``.
-    """
-    left = sums.double().clone()
-    classes = left.numel()
-    counts = torch.zeros(classes, dtype=torch.int64)
-    impact = float(left[left < 0].sum()) * (1 + 1 / classes) / examples
-    if not impact < 0:
-        counts[int(left.argmin())] = examples
-        return counts
-    negative = torch.nonzero(left < 0).flatten()
-    for label in negative[left[negative].argsort()][:examples].tolist():
-        counts[label] += 1
-        left[label] -= impact
-    while int(counts.sum()) < examples:
-        label = int(left.argmin())
-        counts[label] += 1
-        left[label] -= impact
-    return counts
-
-
-def counts_by_moments(sums: Tensor, softmax: Tensor, feature_sum: float, examples: int) -> Tensor:
-    """How many examples each class has, from mean softmax and mean feature sum (Geng et al. 2021, section 3.2).
-
-    ``sums_c = mean_i (p_ic - y_ic) o_i``, so ``n_c = n (p_c - sums_c / o)``. Needs the gradient's true scale.
+    At least such that the classes with positive sums have no fewer examples than none together. At most such
+    that the counts still differ from what the model predicts by `TOO_EVEN` of what chance gives.
 
     Args:
-        sums: ``(C,)`` from `class_sums`.
-        softmax: ``(C,)`` the model's mean prediction on inputs like the victim's.
-        feature_sum: mean sum of the head's inputs; 1 if ``sums`` is the bias gradient.
+        sums: ``(C,)`` what the counts are read from.
+        softmax: ``(C,)`` mean prediction.
         examples: examples behind the gradient.
     """
-    return rounded(examples * (softmax.double() - sums.double() / feature_sum), examples)
+    positive = sums > 0
+    lowest = float(sums[positive].sum() / softmax[positive].sum().clamp_min(1e-12))
+    chance = TOO_EVEN * (1 - 1 / len(sums)) / examples
+    return lowest, max(lowest, float((sums.square().sum() / chance).sqrt()))
 
 
-def rounded(amounts: Tensor, total: int) -> Tensor:
-    """Non-negative integers that add up to ``total``, in proportion to ``(C,)`` amounts (largest remainder)."""
-    share = amounts.double().clamp_min(0)
-    whole = float(share.sum())
-    share = torch.full_like(share, total / share.numel()) if whole <= 0 else share * (total / whole)
-    counts = share.floor().to(torch.int64)
-    rest = total - int(counts.sum())
-    counts[(share - counts).argsort(descending=True, stable=True)[:rest]] += 1
-    return counts
+def best_scale(sums: Tensor, softmax: Tensor, examples: int) -> float:
+    """What a gradient was multiplied by, if not by 1.
+
+    A gradient that was clipped or summed over steps has lost its length. 1 is kept if it makes the counts whole
+    numbers; else it is the factor between `scale_bounds` that does; and where none does, 1 if it is within the
+    bounds and else the lowest.
+
+    Args:
+        sums: ``(C,)`` what the counts are read from.
+        softmax: ``(C,)`` mean prediction.
+        examples: examples behind the gradient.
+    """
+    lowest, highest = scale_bounds(sums, softmax, examples)
+    if not lowest > 0:
+        return 1.0
+    within = SLACK * lowest <= 1 <= highest
+    if within and float(unwhole(examples * (softmax - sums))) <= WHOLE:
+        return 1.0
+    ends = torch.tensor([SLACK * lowest, highest], dtype=torch.float64).log10().tolist()
+    scales = torch.logspace(*ends, SCALES, dtype=torch.float64)
+    distance = unwhole(examples * (softmax - sums / scales.unsqueeze(1)))
+    if float(distance.min()) <= WHOLE:
+        return float(scales[distance.argmin()])
+    return 1.0 if within else lowest
+
+
+def counts(
+    weight: Tensor, bias: Tensor | None, head: tuple[Tensor, Tensor | None], mean: tuple[Tensor, float], examples: int
+) -> Tensor:
+    """How many examples of each class are behind a gradient of unknown scale (`best_scale`), with the model known.
+
+    With a bias, class embeddings give the softmax (`counts.amounts_by_embeddings`), unless they lead to negative
+    counts, as on a trained model, whose features differ within a class: then the softmax is taken as uniform. Without a
+    bias it is the model's mean on other inputs (`counts.counts_by_moments`), or impact if features sum to
+    nothing positive.
+
+    Args:
+        weight: ``(C, f)`` gradient of the head's weight, up to a positive factor.
+        bias: ``(C,)`` that of its bias, or ``None``.
+        head: the head's weight and bias.
+        mean: softmax ``(C,)`` and feature sum of the model on some inputs.
+        examples: examples behind the gradient.
+    """
+    sums, softmax, features = class_sums(weight, bias).double(), mean[0].double(), mean[1]
+    if bias is None or head[1] is None:
+        if features <= 0:
+            return counts_by_impact(sums, examples)
+        sums = sums / features
+        return rounded(examples * (softmax - sums / best_scale(sums, softmax, examples)), examples)
+    parameters = head[0], head[1]
+    scale = best_scale(sums, mean_softmax(weight, bias, parameters), examples)
+    found = amounts_by_embeddings(weight, bias, parameters, examples, scale=scale)
+    if not bool((found > -0.5).all()):
+        found = examples * (1 / len(sums) - sums / scale)
+    return rounded(found, examples)
 
 
 def recover(
@@ -110,9 +139,8 @@ def recover(
 ) -> Tensor:
     """Labels of the ``wanted`` reconstructions of one update, as a sorted multiset.
 
-    The sign rule for one example. Up to as many examples as classes, counts by impact, which is the more accurate
-    there; beyond, impact finds no offset to start from and counts by moments takes over. Counts of other than
-    as many examples as are wanted are scaled in proportion.
+    The sign rule for one example, `counts` for more. Counts of other than as many examples as are wanted are scaled in
+    proportion.
 
     Args:
         model: the architecture.
@@ -121,7 +149,7 @@ def recover(
         slots: the head (`fedsec.attacks.inversion.layers.head`).
         examples: examples behind the gradient.
         wanted: labels to return.
-        inputs: ``(m, *input_shape)`` where the model's mean prediction is taken; only for counts by moments.
+        inputs: ``(m, *input_shape)`` where the model's mean prediction is taken; only for heads without bias.
 
     Returns:
         ``(wanted,)`` int64.
@@ -129,17 +157,16 @@ def recover(
     weight, bias = slots.read(gradient)
     if examples == 1:
         return torch.full((wanted,), sign_rule(weight, bias))
-    sums = class_sums(weight, bias).cpu()
-    counts = None
-    if examples > sums.numel():
-        softmax, feature_sum = moments(model, slots, state, inputs)
-        if feature_sum > 0:
-            counts = counts_by_moments(sums, softmax.cpu(), feature_sum, examples)
-    if counts is None:
-        counts = counts_by_impact(sums, examples)
+    weight, bias = weight.cpu().double(), None if bias is None else bias.cpu().double()
+    softmax, feature_sum = moments(model, slots, state, inputs)
+    found = counts(weight, bias, _on_cpu(slots.read(state)), (softmax.cpu(), feature_sum), examples)
     if wanted != examples:
-        counts = rounded(counts, wanted)
-    return torch.repeat_interleave(torch.arange(counts.numel()), counts)
+        found = rounded(found, wanted)
+    return torch.repeat_interleave(torch.arange(found.numel()), found)
+
+
+def _on_cpu(head: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor | None]:
+    return head[0].cpu().double(), None if head[1] is None else head[1].cpu().double()
 
 
 def moments(model: FlatModel, slots: LinearSlots, vector: Tensor, inputs: Tensor) -> tuple[Tensor, float]:

@@ -1,9 +1,6 @@
 """The input of a linear layer read off its gradient, in closed form.
 
-A linear layer ``z = W h + b`` has ``dL/dW_i = sum_b delta_bi h_b`` and ``dL/db_i = sum_b delta_bi``. A row in which a
-single example of the batch is active therefore gives that example: ``h = (dL/dW_i) / (dL/db_i)`` (Phong et al. 2018,
-section 3; Geiping et al. 2020, proposition 3.1). The learning rate, the number of steps and clipping by norm cancel in
-the ratio, so the update itself is as good as a gradient.
+The algebra is in `closed_form`; here are the attack, and what it takes to tell examples from mixtures in a batch.
 """
 
 from __future__ import annotations
@@ -23,6 +20,7 @@ from fedsec.protocol.view import View
 from fedsec.threat import Knowledge, Paper
 
 from .base import Inversion, claimed_labels, threat_of
+from .closed_form import leading_direction, rows_alone, scaled_to_bounds, single_input
 from .layers import first_layer
 from .observed import saturated
 from .victims import Victim, choose
@@ -35,97 +33,6 @@ MIXTURE = 3.0
 """Error of a mixture's weights against that of one row."""
 ROUNDING = 8.0
 """Units of rounding of the layer's largest weight up to which a difference counts as zero."""
-
-
-def rows_alone(weight: Tensor, bias: Tensor) -> Tensor:
-    """``x_i = weight_i / bias_i`` for every row, exact for rows in which one example of the batch is alone.
-
-    Args:
-        weight: ``(m, f)`` gradient or update of a layer's weight.
-        bias: ``(m,)`` that of its bias; rows with 0 give rows of zeros.
-
-    Returns:
-        ``(m, f)``.
-    """
-    safe = torch.where(bias == 0, torch.ones_like(bias), bias)
-    return torch.where((bias == 0).unsqueeze(1), torch.zeros_like(weight), weight / safe.unsqueeze(1))
-
-
-def single_input(weight: Tensor, bias: Tensor, keep: Tensor | None = None) -> Tensor:
-    """The input behind rows that all saw the same example: least squares over ``weight_i = bias_i x``, ``(f,)``.
-
-    Weighs each row by ``bias_i**2``, the inverse variance of ``weight_i / bias_i`` under equal noise, so it is the best
-    that an update with independent Gaussian noise allows to first order.
-
-    Args:
-        weight: ``(m, f)`` gradient or update of a layer's weight.
-        bias: ``(m,)`` that of its bias.
-        keep: ``(m, f)`` bool, entries to use; all if ``None``. A value that no entry tells is 0.
-    """
-    if keep is None:
-        return bias @ weight / bias.square().sum().clamp_min(1e-30)
-    return bias @ (weight * keep) / (bias.square() @ keep.to(weight)).clamp_min(1e-30)
-
-
-def scaled_to_bounds(directions: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Inputs known up to a factor, as long as the bounds allow; of the two signs the one that reaches further.
-
-    Values below a thousandth of the largest do not limit the length, as they may be noise around zero.
-
-    Args:
-        directions: ``(k, f)``.
-        low: ``(f,)`` lowest value of each of the layer's inputs.
-        high: ``(f,)`` highest.
-
-    Returns:
-        ``(k, f)`` inside the bounds.
-    """
-    matters = directions.abs() > 1e-3 * directions.abs().amax(1, keepdim=True)
-
-    def reach(signed: Tensor) -> Tensor:
-        limit = torch.where(signed > 0, high, low) / torch.where(matters, signed, torch.ones_like(signed))
-        return torch.where(matters, limit, torch.full_like(limit, torch.inf)).amin(1).clamp_min(0).nan_to_num(posinf=0)
-
-    forward, backward = reach(directions), reach(-directions)
-    factor = torch.where(forward >= backward, forward, -backward)
-    return torch.minimum(torch.maximum(directions * factor.unsqueeze(1), low), high)
-
-
-def leading_direction(weight: Tensor) -> Tensor:
-    """``(1, f)`` the unit vector that most of the rows ``(m, f)`` point along (leading right singular vector)."""
-    leading: Tensor = torch.linalg.svd(weight.double(), full_matrices=False).Vh[:1].to(weight)
-    return leading
-
-
-def linear_model_input(gradient: Tensor, weight: Tensor, offset: float, y: float) -> tuple[Tensor, ...]:
-    """The example behind the gradient ``g = (x.w + offset - y) x`` of a linear regression whose target is known.
-
-    With ``x = t g/|g|`` the length solves ``t (t u + offset - y) = |g|`` for ``u = g.w/|g|``: up to two real roots.
-
-    Args:
-        gradient: ``(f,)`` of half the squared error, at its true scale.
-        weight: ``(f,)`` the model.
-        offset: the model's bias, 0 if it has none.
-        y: the target.
-
-    Returns:
-        The candidates ``(f,)``, the shorter first; none if no real root exists.
-    """
-    g = gradient.double()
-    length = float(g.norm())
-    if length == 0:
-        return ()
-    unit = g / length
-    a, b, c = float(unit @ weight.double()), offset - y, -length
-    if abs(a) < 1e-12:
-        roots = [] if b == 0 else [-c / b]
-    else:
-        inside = b * b - 4 * a * c
-        if inside < 0:
-            return ()
-        root = inside**0.5
-        roots = [(-b - root) / (2 * a), (-b + root) / (2 * a)]
-    return tuple((unit * root).to(gradient) for root in sorted(roots, key=abs))
 
 
 @dataclass(frozen=True)

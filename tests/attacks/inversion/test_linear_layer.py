@@ -3,15 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsec.attacks.inversion.linear_layer import (
-    LinearLayerInversion,
-    distinct_inputs,
-    is_mixture,
-    linear_model_input,
-    rows_alone,
-    scaled_to_bounds,
-    single_input,
-)
+from fedsec.attacks.inversion import invert_linear
+from fedsec.attacks.inversion.closed_form import rows_alone, scaled_to_bounds, single_input
+from fedsec.attacks.inversion.linear_layer import LinearLayerInversion, distinct_inputs, is_mixture
 from fedsec.federation.training import LocalTraining
 from fedsec.protocol.events import Topic
 from fedsec.protocol.outcome import NotApplicable
@@ -55,14 +49,22 @@ def test_least_squares_over_rows_beats_every_single_row_under_noise():
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(0, 10**6))
-def test_the_linear_model_closed_form_has_the_example_among_its_roots(seed):
-    draw = generator(seed, "linear")
-    x, w = torch.randn(2, 6, generator=draw, dtype=torch.float64)
-    y, offset = 0.7, 0.2
-    gradient = (x @ w + offset - y) * x
-    found = linear_model_input(gradient, w, offset, y)
-    assert min(float((one - x).norm()) for one in found) < 1e-6 * (1 + float(x.norm()))
+@given(st.integers(0, 10**6), st.integers(1, 6), st.integers(2, 12))
+def test_inverting_a_layer_gives_the_rows_that_can_be_divided(seed, examples, rows):
+    draw = generator(seed, "invert")
+    x = torch.rand(examples, 5, generator=draw)
+    owner = torch.randint(examples + 1, (rows,), generator=draw)
+    delta = torch.zeros(examples + 1, rows)
+    delta[owner, torch.arange(rows)] = torch.randn(rows, generator=draw)
+    delta = delta[:-1]  # the last owner stands for units that no example activates
+    found = invert_linear(delta.T @ x, delta.sum(0))
+    assert torch.allclose(found, x[owner[owner < examples]], rtol=1e-5, atol=0)
+
+
+def test_inverting_refuses_shapes_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"\(3, 4\) and \(2,\)"):
+        invert_linear(torch.ones(3, 4), torch.ones(2))
+    assert invert_linear(torch.ones(3, 4), torch.zeros(3)).shape == (0, 4)
 
 
 def test_directions_are_scaled_into_the_bounds():
