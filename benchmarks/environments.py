@@ -9,7 +9,13 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENTS = ROOT / "bench-envs"
-PEERS = {"flower": ["flwr[simulation]==1.41.0", "ray==2.55.1"], "pfl": ["pfl==0.6.0"]}
+PEERS = {
+    "flower": ["flwr[simulation]==1.41.0", "ray==2.55.1"],
+    "pfl": ["pfl==0.6.0"],
+    "breaching": ["hydra-core==1.3.2", "scipy"],
+}
+WITHOUT_DEPENDENCIES = {"breaching": ["breaching==0.1.2"]}
+"""breaching asks for torchvision and lpips, which its attacks do not use (`peers/without_torchvision.py`)."""
 
 
 def python(name):
@@ -23,5 +29,8 @@ def python(name):
         pinned = f"torch=={torch.__version__.split('+')[0]}"
         for wanted in ([pinned, "numpy"], [pinned, *PEERS[name]]):
             subprocess.run([interpreter, "-m", "pip", "install", "--quiet", *wanted], check=True)
+        if name in WITHOUT_DEPENDENCIES:
+            alone = ["--no-deps", *WITHOUT_DEPENDENCIES[name]]
+            subprocess.run([interpreter, "-m", "pip", "install", "--quiet", *alone], check=True)
         ready.touch()
     return interpreter

@@ -95,7 +95,7 @@ def solve(
     floats = matching.states[0].numel() * matching.cost + 2 * recipe.history * x.shape[1] * (
         recipe.optimizer == "lbfgs"
     )
-    for part in chunks(len(x) // restarts, restarts * floats):
+    for part in chunks(len(x) // restarts, restarts * floats, device=x.device):
         lanes = torch.arange(part.start * restarts, part.stop * restarts, device=x.device)
         own = Record(x[lanes], restarts)
         if recipe.optimizer == "lbfgs":

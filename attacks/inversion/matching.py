@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,12 @@ from torch.func import functional_call
 from fedsec.models.flat import FlatModel
 
 from .batchnorm import BatchNorm, Statistics, Watch, prepare
+from .folded import SharedGradients, Unsupported
 
-LANE_FLOATS = 1 << 24
-"""Lanes run together as long as their parameters are fewer numbers than this (about 0.5 GB with the graph)."""
+LANE_FLOATS = 1 << 22
+"""Lanes run together as long as their parameters are fewer numbers than this: more do not fit a CPU's cache."""
+ACCELERATOR_FLOATS = 1 << 26
+"""The same on an accelerator (about 2 GB with the graph)."""
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 """``(gradients (l, p), targets (l, p)) -> (l,)``."""
@@ -55,6 +58,7 @@ class LaneGradients:
         trainable = [slot.name for slot in model.layout.parameters]
         self._leaves = [tensors[name].detach().requires_grad_() for name in trainable]
         self._state = {**tensors, **dict(zip(trainable, self._leaves, strict=True))}
+        self._groups = [] if watch else groups(model, states, public=batch_norm == "public")
 
     def forward(self, x: Tensor, parameters: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Statistics]:
         """Outputs ``(l, b, *)`` of ``(l, b, *input_shape)``, and what the batch-norm layers read, if watched.
@@ -85,14 +89,51 @@ class LaneGradients:
         Returns:
             The gradients, and what the batch-norm layers read, if watched.
         """
+        if self._groups:
+            try:
+                return self._of_groups(x, y), ()
+            except Unsupported:  # only a run shows that a layer runs twice
+                self._groups = []
         outputs, statistics = self.forward(x)
         loss = soft_loss(outputs, y).mean(-1).sum()
         gradients = torch.autograd.grad(loss, self._leaves, create_graph=True)
         return torch.cat([gradient.flatten(1) for gradient in gradients], dim=1), statistics
 
+    def _of_groups(self, x: Tensor, y: Tensor) -> Tensor:
+        if len(self._groups) == 1:
+            return _gradients(self._groups[0][1], x, y)
+        parts = [_gradients(shared, x[rows], y[rows]) for rows, shared in self._groups]
+        return torch.cat(parts)[torch.cat([rows for rows, _ in self._groups]).argsort()]
+
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """The gradients alone; see `predict`."""
         return self.predict(x, y)[0]
+
+
+def groups(model: FlatModel, states: Tensor, *, public: bool) -> list[tuple[Tensor, SharedGradients]]:
+    """Lanes with one state each, and their gradients the fast way; empty where there is none.
+
+    On an accelerator a group pays only if it holds several lanes.
+    """
+    members: list[list[int]] = []
+    for lane in range(len(states)):
+        known = next((rows for rows in members if torch.equal(states[rows[0]], states[lane])), None)
+        if known is None:
+            members.append([lane])
+        else:
+            known.append(lane)
+    if states.device.type != "cpu" and 2 * len(members) > len(states):
+        return []
+    try:
+        shared = [SharedGradients(model, states[rows[0]], running=public) for rows in members]
+    except Unsupported:
+        return []
+    return [(torch.tensor(rows, device=states.device), each) for rows, each in zip(members, shared, strict=True)]
+
+
+def _gradients(shared: SharedGradients, x: Tensor, y: Tensor) -> Tensor:
+    outputs = shared.outputs(x)
+    return shared(outputs, soft_loss(outputs, y).mean(-1))
 
 
 def soft_loss(outputs: Tensor, y: Tensor) -> Tensor:
@@ -104,9 +145,29 @@ def soft_loss(outputs: Tensor, y: Tensor) -> Tensor:
 
 def cosine_distance(gradients: Tensor, targets: Tensor) -> Tensor:
     """One global ``1 - cos`` over the concatenated gradient of each lane (Geiping et al. 2020, eq. 4)."""
-    inner = (gradients * targets).sum(1)
-    lengths: Tensor = gradients.norm(dim=1) * targets.norm(dim=1)
+    inner, squared = cast("tuple[Tensor, Tensor]", Products.apply(gradients, targets))
+    lengths: Tensor = squared.clamp_min(1e-38).sqrt() * targets.norm(dim=1)
     return 1 - inner / lengths.clamp_min(1e-30)
+
+
+class Products(torch.autograd.Function):
+    """``<g, t>`` and ``<g, g>`` per lane, with a backward pass that touches the long vectors once."""
+
+    @staticmethod
+    def forward(ctx: Any, gradients: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """``(l, p)`` and ``(l, p)`` to ``(l,)`` and ``(l,)``."""
+        ctx.save_for_backward(gradients, targets)
+        row = gradients.unsqueeze(1)
+        inner, squared = row @ targets.unsqueeze(2), row @ gradients.unsqueeze(2)
+        return inner.view(-1), squared.view(-1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, to_inner: Tensor, to_squared: Tensor) -> tuple[Tensor, None]:
+        """``(l,)`` and ``(l,)`` to ``(l, p)``; targets are constant."""
+        gradients, targets = ctx.saved_tensors
+        slope = gradients * (2 * to_squared).unsqueeze(1)
+        return slope.addcmul_(targets, to_inner.unsqueeze(1)), None
 
 
 def squared_distance(gradients: Tensor, targets: Tensor) -> Tensor:
@@ -129,7 +190,8 @@ def one_hot(labels: Tensor, classes: int, like: Tensor) -> Tensor:
     return nn.functional.one_hot(labels, classes).to(like)
 
 
-def chunks(lanes: int, parameters: int) -> Sequence[slice]:
+def chunks(lanes: int, parameters: int, *, device: torch.device) -> Sequence[slice]:
     """Consecutive lanes whose parameters fit in `LANE_FLOATS`; at least one lane each."""
-    size = max(1, LANE_FLOATS // max(1, parameters))
+    most = LANE_FLOATS if device.type == "cpu" else ACCELERATOR_FLOATS
+    size = max(1, most // max(1, parameters))
     return [slice(start, min(start + size, lanes)) for start in range(0, lanes, size)]
