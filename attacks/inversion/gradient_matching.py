@@ -25,7 +25,7 @@ from .engine import Solution, solve
 from .labels import rounded
 from .matching import one_hot
 from .objective import Matching, Prior
-from .observed import noise_ratio, observe, spread
+from .observed import noise_ratio, observe, sign_agreement, spread
 from .recipe import DISTANCES, Recipe
 from .unrolled import Simulation, deal_labels, merge_epochs, refuse_optimizer, step_sizes, unknown_order
 from .victims import (
@@ -229,6 +229,8 @@ class GradientMatching(Inversion):
             regression = facts.model.task == "regression"
             fixed = dealt.to(states) if regression else one_hot(dealt, len(facts.info.classes), states)
         ratio = noise_ratio(updates, public_noise(facts.stack, updates))
+        observed = observe(updates, targets, layer_spans(facts.model), stack=facts.stack, rounds=many)
+        signs = observed.signs is not None and bool(observed.signs.all())
         matching = Matching(
             model=facts.model,
             states=states,
@@ -236,8 +238,8 @@ class GradientMatching(Inversion):
             labels=fixed,
             size=total,
             input_shape=shape,
-            observed=observe(updates, targets, layer_spans(facts.model), stack=facts.stack, rounds=many),
-            distance=DISTANCES[recipe.distance],
+            observed=observed,
+            distance=sign_agreement if signs else DISTANCES[recipe.distance],
             prior=Prior(
                 tv=recipe.tv + recipe.noise_tv * ratio,
                 bounds=bounds,

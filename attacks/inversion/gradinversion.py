@@ -58,7 +58,7 @@ class GradInversion(GradientMatching):
     ] = "gradient"
     batch_norm: BatchNormField = "public"
     halving: HalvingField = ()
-    noise_tv: NoiseField = 0.03
+    noise_tv: NoiseField = 3e-3
 
     def recipe(self, *, exact: bool) -> Recipe:
         """L2 where the gradient's length is known."""

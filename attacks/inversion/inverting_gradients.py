@@ -49,7 +49,7 @@ class InvertingGradients(GradientMatching):
         Field(description="read from the gradient, optimised with the images, or told: an oracle"),
     ] = "gradient"
     halving: HalvingField = ()
-    noise_tv: NoiseField = 0.03
+    noise_tv: NoiseField = 3e-3
 
     def recipe(self, *, exact: bool) -> Recipe:
         """The cosine does not need the gradient's length."""

@@ -1,9 +1,9 @@
 """What defenses left to match of an update, read off the update itself and the public stack.
 
 Clipping by value leaves saturated coordinates, clipping layer by layer equal norms. Sparsification (top-k, pruning)
-leaves a gap between zero and the smallest coordinate sent: only what survived is matched. Quantisation to signs leaves
-one magnitude per layer: signs are matched. The last two are looked for only where the stack is not empty, for a bare
-update has its zeros from the model (dead ReLUs), and they say something.
+leaves a gap between zero and the smallest coordinate sent: what survived is matched, and the rest was smaller than that.
+Quantisation to signs leaves one magnitude per layer: signs are matched. The last two are looked for only where the
+stack is not empty; a bare update has its zeros from the model (dead ReLUs).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GAP = 0.02
 """Share of the median magnitude below which a dense update has coordinates and a sparsified one has none."""
 LEAST_SENT = 8
 """Non-zero coordinates without which a gap says nothing."""
-SOFT_SIGN = 0.5
+SOFT_SIGN = 0.25
 """Magnitude, in means of the layer, at which a dummy coordinate counts as ``tanh(1)`` of a sign."""
 
 
@@ -37,7 +37,8 @@ class Observation:
         cut: ``(l, p)`` bool, coordinates that were cut off: the true one lies beyond, on the same side.
         rescaled: ``(l,)`` bool, lanes whose layers were scaled one by one.
         spans: coordinates of each layer.
-        dropped: ``(l, p)`` bool, coordinates that were not sent; ``None`` if all were.
+        least: ``(l, p)``, for coordinates that were not sent the magnitude that others had to have, else 0; ``None``
+            if all were sent.
         signs: ``(l,)`` bool, lanes of which only signs were sent; ``None`` if no lane.
     """
 
@@ -45,30 +46,30 @@ class Observation:
     cut: Tensor
     rescaled: Tensor
     spans: tuple[slice, ...]
-    dropped: Tensor | None = None
+    least: Tensor | None = None
     signs: Tensor | None = None
 
     def of(self, lanes: Tensor) -> Observation:
         """The observation of some lanes, ``(k,)`` int64; what concerns none of them is left out."""
-        dropped = None if self.dropped is None else self.dropped[lanes]
+        least = None if self.least is None else self.least[lanes]
         signs = None if self.signs is None else self.signs[lanes]
         return replace(
             self,
             targets=self.targets[lanes],
             cut=self.cut[lanes],
             rescaled=self.rescaled[lanes],
-            dropped=dropped if dropped is not None and bool(dropped.any()) else None,
+            least=least if least is not None and bool(least.any()) else None,
             signs=signs if signs is not None and bool(signs.any()) else None,
         )
 
     def __call__(self, gradients: Tensor) -> Tensor:
         """``(l, p)`` to ``(l, p)``.
 
-        Zero where the target was not sent; cut where the target was; soft signs where only signs were sent, relative
-        to the mean magnitude of the layer; where layers were rescaled, each at unit norm.
+        Where the target was not sent, what exceeds the magnitude that was; cut where the target was; soft signs where
+        only signs were sent, relative to the mean magnitude of the layer; where layers were rescaled, each at unit norm.
         """
-        if self.dropped is not None:
-            gradients = gradients.masked_fill(self.dropped, 0.0)
+        if self.least is not None:
+            gradients = self._beyond_sent(gradients, self.least)
         if self.signs is not None:
             gradients = torch.where(self.signs.unsqueeze(1), self._soft_signs(gradients), gradients)
         if bool(self.cut.any()):
@@ -82,6 +83,13 @@ class Observation:
             layer = gradients[:, span]
             units.append(layer / (layer.square().sum(1, keepdim=True) + 1e-30).sqrt())
         return torch.where(self.rescaled.unsqueeze(1), torch.cat(units, 1), gradients)
+
+    def _beyond_sent(self, gradients: Tensor, least: Tensor) -> Tensor:
+        dropped = least > 0
+        # Thresholds are in units of the target; what was sent says how dummy gradients are to be scaled to it.
+        sent = gradients.masked_fill(dropped, 0.0).norm(dim=1) / self.targets.norm(dim=1).clamp_min(1e-30)
+        within = least * sent.unsqueeze(1)
+        return torch.where(dropped, gradients - torch.minimum(torch.maximum(gradients, -within), within), gradients)
 
     def _soft_signs(self, gradients: Tensor) -> Tensor:
         parts = []
@@ -127,24 +135,24 @@ def only_signs(updates: Tensor, spans: Sequence[slice]) -> Tensor:
 
 
 def not_sent(updates: Tensor, spans: Sequence[slice]) -> Tensor:
-    """Zeros of layers, or of the whole, whose smallest other magnitude stands well off zero; ``(l, p)`` bool.
+    """The smallest magnitude sent, at coordinates that were not sent; 0 at all others; ``(l, p)``.
 
-    The magnitudes of a dense gradient reach down to zero; those of a sparsified one end at its threshold. Works for
-    thresholds over the whole update and layer by layer, alone or before quantisation.
+    The magnitudes of a dense gradient reach down to zero; those of a sparsified one end at its threshold. Zeros of
+    layers, or of the whole, whose smallest other magnitude stands well off zero are taken as not sent. Works for
+    thresholds over the whole update and layer by layer.
     """
-    zero = updates == 0
 
-    def gap(part: Tensor) -> Tensor:
+    def threshold(part: Tensor) -> Tensor:
         size = part.abs()
         sent = size > 0
-        some = torch.where(sent, size, torch.nan)
         least = torch.where(sent, size, torch.inf).amin(1)
-        return (sent.sum(1) >= LEAST_SENT) & (least > GAP * some.nanmedian(1).values)
+        median = torch.where(sent, size, torch.nan).nanmedian(1).values
+        gap = (sent.sum(1) >= LEAST_SENT) & (least > GAP * median)
+        return torch.where(gap, least, 0.0).unsqueeze(1)
 
-    dropped = zero & gap(updates).unsqueeze(1)
-    for span in spans:
-        dropped[:, span] |= zero[:, span] & gap(updates[:, span]).unsqueeze(1)
-    return dropped
+    whole = threshold(updates).expand_as(updates)
+    each = torch.cat([threshold(updates[:, span]).expand(-1, span.stop - span.start) for span in spans], 1)
+    return torch.where(whole > 0, whole, each).masked_fill(updates != 0, 0.0)
 
 
 def observe(
@@ -162,17 +170,31 @@ def observe(
     size = updates.shape[1] // rounds
     each = updates.reshape(-1, size)
     all_spans = tuple(slice(i * size + s.start, i * size + s.stop) for i in range(rounds) for s in spans)
-    dropped, signs = None, None
+    least, signs = None, None
     if stack:
-        dropped = not_sent(each, spans).reshape(len(updates), -1)
         signs = only_signs(each, spans).view(-1, rounds).all(1)
-        dropped = dropped if bool(dropped.any()) else None
-        signs = signs if bool(signs.any()) else None
+        # In units of the targets; a vector of signs has no magnitudes, and its zeros are matched as zeros.
+        unit = (targets.norm(dim=1) / updates.norm(dim=1).clamp_min(1e-30)).masked_fill(signs, 0.0)
+        least = not_sent(each, spans).reshape(len(updates), -1) * unit.unsqueeze(1)
     cut = saturated(each).reshape(len(updates), -1)
     rescaled = layers_rescaled(each, spans).view(-1, rounds).any(1)
     if signs is not None:
         cut, rescaled = cut & ~signs.unsqueeze(1), rescaled & ~signs
-    return Observation(targets, cut, rescaled, all_spans, dropped, signs)
+    return Observation(targets, cut, rescaled, all_spans, least, signs)
+
+
+def sign_agreement(soft: Tensor, signs: Tensor) -> Tensor:
+    """Share of the weight of soft signs that points the other way, ``(l,)`` in [0, 1]: 0 where all signs agree.
+
+    ``(1 - sum t s / sum |s|) / 2``. Coordinates without a gradient have no sign of their own, however a code writes
+    zero, and no weight. Blind to the scale of the gradient.
+
+    Args:
+        soft: ``(l, p)`` soft signs of dummy gradients.
+        signs: ``(l, p)`` signs that were seen, up to a positive factor.
+    """
+    weight = soft.abs().sum(1).clamp_min(1e-30)
+    return 0.5 * (1 - (signs.sign() * soft).sum(1) / weight)
 
 
 def noise_ratio(updates: Tensor, deviation: Tensor) -> Tensor:
