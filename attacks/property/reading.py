@@ -11,13 +11,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedsec.data.examples import Examples
-from fedsec.data.properties import Property, resolve
 from fedsec.protocol.evidence import PropertyScores, SeveralProperties
 from fedsec.protocol.facts import PublicFacts
 from fedsec.protocol.outcome import NotApplicable
 from fedsec.protocol.view import Seen
 
+from .asking import Asking
 from .features import features, melis_features, scale_columns, standardise
 from .shadows import Pools, cohorts, permuted_within
 
@@ -26,30 +25,18 @@ PERMUTATIONS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShadowReader:
+class ShadowReader(Asking):
     """Classify real updates by updates that were simulated on public examples with and without properties.
 
     One simulation serves all properties: every simulated shard has much or little of each, independently.
     """
 
-    property: Annotated[
-        str,
-        Field(description="attribute, attribute=value, attribute=value|value or attribute!=value; empty: the first"),
-    ] = ""
-    properties: Annotated[
-        tuple[Annotated[str, Field(min_length=1)], ...],
-        Field(max_length=5, description="several properties to read at once, written like `property`"),
-    ] = ()
     shadow_updates: Annotated[
         int, Field(ge=8, description="updates simulated per round, half of them with the property; more help")
     ] = 80
     purity: Annotated[
         float, Field(gt=0.5, le=1, description="share of a simulated shard's examples that are of its own kind")
     ] = 0.9
-    match_labels: Annotated[
-        bool,
-        Field(description="whether simulated shards have equal classes on both sides, so that labels tell nothing"),
-    ] = True
     features: Annotated[
         Literal["signed", "melis"],
         Field(description="signed: lengths, sums and small tensors with their signs; melis: magnitudes, as published"),
@@ -61,23 +48,6 @@ class ShadowReader:
     assumed_examples: Annotated[
         int, Field(ge=1, description="examples behind an update whose event does not say how many")
     ] = 32
-
-    def asked(self, facts: PublicFacts) -> tuple[Property, ...]:
-        """The properties.
-
-        Raises:
-            NotApplicable: the dataset has no such property; says which there are.
-        """
-        return asked_for((self.property, *self.properties), facts)
-
-    def pools(self, facts: PublicFacts, auxiliary: Examples) -> Pools:
-        """The public examples, sorted.
-
-        Raises:
-            NotApplicable: they have too little of either kind, or no such property.
-        """
-        by_class = facts.info.task == "classification" and auxiliary.y.dim() == 1
-        return Pools.of(auxiliary, self.asked(facts), by_class=by_class, matched=self.match_labels)
 
     def read(
         self,
@@ -169,22 +139,6 @@ class ShadowReader:
             first, widths = features(known, layout)
             made = standardise(first, features(observed, layout)[0], widths)
         return span(*made) if self.classifier == "linear" else made
-
-
-def asked_for(texts: Sequence[str], facts: PublicFacts) -> tuple[Property, ...]:
-    """Properties as typed, of the dataset that everybody knows; empty texts are left out.
-
-    Raises:
-        NotApplicable: the dataset, or what is public of it, has no such property.
-    """
-    try:
-        asked = resolve([text for text in texts if text], facts.info)
-    except ValueError as error:
-        raise NotApplicable(str(error)) from error
-    for one in asked:
-        if one.attribute not in facts.auxiliary.attributes:
-            raise NotApplicable(f"the public examples of {facts.info.name} do not tell the attribute {one.attribute!r}")
-    return asked
 
 
 def as_evidence(
