@@ -18,10 +18,10 @@ Rows = tuple[Tensor, Tensor]
 
 
 class Imprint(nn.Module):
-    """``x + out(act(rows(x)))``: the model behind still sees its input, and every row sends a gradient back.
+    """``x + out(act(rows(x)))``: the model behind still sees its input, and every active row gets a gradient.
 
-    All columns of ``out`` are equal, so an example sends the same gradient to each row in which it is active; only then
-    do differences of neighbouring rows isolate it (Fowl et al. 2022, section 3.2).
+    With equal columns of ``out`` an example sends the same gradient to each row in which it is active; only then do
+    differences of neighbouring rows isolate it (Fowl et al. 2022, section 3.2).
     """
 
     def __init__(self, size: int, rows: int, *, step: float | None) -> None:
@@ -37,7 +37,14 @@ class Imprint(nn.Module):
 
 
 def in_front(
-    model: FlatModel, vector: Tensor, rows: Rows, *, gain: float, step: float | None, generator: torch.Generator
+    model: FlatModel,
+    vector: Tensor,
+    rows: Rows,
+    *,
+    gain: float,
+    step: float | None,
+    equal: bool,
+    generator: torch.Generator,
 ) -> Planted:
     """The model behind an imprint block: a changed architecture.
 
@@ -47,15 +54,16 @@ def in_front(
         rows: what the block reads.
         gain: length of each column of the block's second layer; its direction is drawn.
         step: height at which the activations saturate (each row is then a bin); ``None`` for ReLUs.
-        generator: draws the direction.
+        equal: whether all columns of the second layer are one, as differences of rows need.
+        generator: draws the directions.
     """
     weight, bias = rows
     block = Imprint(weight.shape[1], len(weight), step=step)
-    column = torch.randn(weight.shape[1], generator=generator)
+    columns = torch.randn(weight.shape[1], 1 if equal else len(weight), generator=generator)
     with torch.no_grad():
         block.rows.weight.copy_(weight)
         block.rows.bias.copy_(bias)
-        block.out.weight.copy_((gain * column / column.norm()).unsqueeze(1).expand(-1, len(weight)))
+        block.out.weight.copy_((gain * columns / columns.norm(dim=0)).expand(-1, len(weight)))
     block = block.to(device=vector.device, dtype=vector.dtype)
     whole = nn.Sequential(OrderedDict(imprint=block, model=model.instance(vector)))
     planted = FlatModel.of(whole, task=model.task, name=f"{model.name}+imprint")
@@ -63,18 +71,22 @@ def in_front(
 
 
 def in_place(
-    model: FlatModel, vector: Tensor, shape: tuple[int, ...], rows: Rows, *, gain: float, generator: torch.Generator
+    model: FlatModel,
+    vector: Tensor,
+    shape: tuple[int, ...],
+    rows: Rows,
+    *,
+    gain: float | None,
+    generator: torch.Generator,
 ) -> Planted:
-    """The same architecture with the rows in its own first layer.
-
-    The next layer's columns for these units are made equal; the other units stay as they were.
+    """The same architecture with the rows in its own first layer; the other units stay as they were.
 
     Args:
         model: the public architecture.
         vector: ``(d,)`` the global model.
         shape: of an input.
         rows: what the first units read.
-        gain: length of each of the next layer's columns.
+        gain: the next layer's columns for these units become equal and this long; ``None`` leaves them as they were.
         generator: draws their direction.
 
     Raises:
@@ -92,9 +104,10 @@ def in_place(
     own_weight[: len(weight)] = scaled
     if own_bias is not None:
         own_bias[: len(weight)] = bias.to(vector) - scaled @ first.shift
-    column = torch.randn(width, generator=generator).to(vector)
-    following = planted[start:stop].view(width, units)
-    following[:, : len(weight)] = (gain * column / column.norm()).unsqueeze(1)
+    if gain is not None:
+        column = torch.randn(width, generator=generator).to(vector)
+        following = planted[start:stop].view(width, units)
+        following[:, : len(weight)] = (gain * column / column.norm()).unsqueeze(1)
     return Planted(model, planted)
 
 

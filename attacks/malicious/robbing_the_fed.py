@@ -198,7 +198,7 @@ class RobbingTheFed(Malicious):
                     raise
         elif self.placement == "first-layer":
             raise NotApplicable(f"the {self.variant} variant needs step activations, which the model's own layer lacks")
-        return in_front(facts.model, model, rows, gain=self.gain, step=step, generator=generator)
+        return in_front(facts.model, model, rows, gain=self.gain, step=step, equal=True, generator=generator)
 
     def run(self, view: View, facts: PublicFacts, *, generator: torch.Generator) -> Reconstructions:
         """Read every occupied bin of every upload."""

@@ -100,7 +100,7 @@ class TrapWeights(Malicious):
         float, Field(gt=0, lt=1, description="Share of public examples that activate a row; sets its scale")
     ] = 0.02
     deviation: Annotated[float, Field(gt=0, description="Of the normal distribution that weights are drawn from")] = 0.5
-    gain: Annotated[float, Field(gt=0, description="Length of the columns behind the rows")] = 1.0
+    gain: Annotated[float, Field(gt=0, description="Length of the columns behind the rows of a block")] = 1.0
 
     def traps(self, count: int, facts: PublicFacts, *, generator: torch.Generator) -> Rows:
         """``count`` rows on the flattened raw input."""
@@ -122,12 +122,12 @@ class TrapWeights(Malicious):
             try:
                 units = first_layer(facts.model, model, shape).slots.weight.shape[0]
                 rows = self.traps(min(units, self.rows), facts, generator=generator)
-                return in_place(facts.model, model, shape, rows, gain=self.gain, generator=generator)
+                return in_place(facts.model, model, shape, rows, gain=None, generator=generator)
             except NotApplicable:
                 if self.placement == "first-layer":
                     raise
         rows = self.traps(self.rows, facts, generator=generator)
-        return in_front(facts.model, model, rows, gain=self.gain, step=None, generator=generator)
+        return in_front(facts.model, model, rows, gain=self.gain, step=None, equal=False, generator=generator)
 
     def run(self, view: View, facts: PublicFacts, *, generator: torch.Generator) -> Reconstructions:
         """Read the distinct inputs of the rows of every upload."""

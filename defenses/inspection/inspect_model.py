@@ -15,7 +15,8 @@ from torch import Tensor
 from fedsec.data.examples import Examples
 from fedsec.models.flat import FlatModel
 from fedsec.protocol.stage import Defense, EnforcedBy, Guarantee, RoundContext
-from fedsec.statistics.intervals import auc, roc
+from fedsec.statistics.intervals import auc
+from fedsec.statistics.intervals import steps as corners
 from fedsec.threat import Paper, Taxonomy
 
 from .signs import SIGNS, honest_walks, signs_of, spread
@@ -59,10 +60,10 @@ class Detection:
 
 
 def detection(honest: Sequence[float], planted: Sequence[float]) -> Detection:
-    """The ROC of a detector on scores of honest models (of all rounds) and of planted ones; higher is more suspicious."""
+    """ROC of scores of honest models (of all rounds) and of planted ones, higher is more suspicious."""
     scores = np.array([*honest, *planted])
     truths = np.array([False] * len(honest) + [True] * len(planted))
-    fpr, tpr = roc(scores, truths, points=max(200, len(scores) + 2))
+    fpr, tpr = corners(scores, truths)
     return Detection(tuple(map(float, fpr)), tuple(map(float, tpr)), float(auc(scores, truths)))
 
 
@@ -133,7 +134,7 @@ class InspectModel(Defense):
         title="Hiding in Plain Sight: Disguising Data Stealing Attacks in Federated Learning",
         authors="Garov, Dimitrov, Jovanović, Vechev",
         venue="ICLR 2024",
-        where="section 4, D-SNR; copied rows, lone rows and the step are checks that follow from the attacks themselves",
+        where="section 4, D-SNR; the other signs follow from the attacks themselves",
     )
     taxonomy: ClassVar[tuple[Taxonomy, ...]] = (
         Taxonomy("mitre-atlas-5.6", "AML.M0008", "Validate AI Model", "partial"),

@@ -93,13 +93,12 @@ def disaggregation(response: Response) -> float:
 
 
 def lone_rows(response: Response) -> float:
-    """Share of the rows with any gradient that one example has for itself (trap weights, one-shot bins)."""
+    """Share of the rows whose gradient one example has for itself (trap weights, one-shot bins)."""
     squares = (response.deltas * response.inputs.norm(dim=1, keepdim=True)).double().square()
     total = squares.sum(0)
-    heard = total > 0
-    if not bool(heard.any()) or len(response.deltas) < 2:
+    if len(response.deltas) < 2:
         return 0.0
-    return float((squares.amax(0)[heard] >= LONE * total[heard]).double().mean())
+    return float(((total > 0) & (squares.amax(0) >= LONE * total)).double().mean())
 
 
 def silence(response: Response) -> float:
@@ -133,7 +132,7 @@ def largest_step(layout_of: FlatModel, vector: Tensor, previous: Tensor) -> floa
 
 SIGNS = ("copies", "lone", "silence", "d-snr", "head", "step")
 """Names of the signs, in the order of `signs_of`."""
-FLOORS = (0.02, 0.05, 0.05, 0.25, 0.25, 0.5)
+FLOORS = (0.02, 0.05, 0.15, 0.25, 0.25, 0.5)
 """Least deviation of each sign among honest models: what changes from round to round anyway."""
 
 
