@@ -22,13 +22,16 @@ from .base import FAMILY, MEMBERSHIP, by_round, spread
 from .signals import gradient_cosines, local_confidences
 
 
-def outside_probabilities(signals: Tensor) -> Tensor:
+def outside_probabilities(signals: Tensor, *, per_sample: bool) -> Tensor:
     """For each client the probability that an update without the example shows less of it than its own does.
 
     The others' signals are taken for a Gaussian, one for each client that is left out (Zhu et al. 2025, section 3).
+    Its variance is estimated from as few values as there are other clients, so by default it is the mean over all
+    examples, as in LiRA with few shadows.
 
     Args:
         signals: ``(k, n)`` of ``k >= 3`` clients in one round.
+        per_sample: whether each example has a variance of its own, as in the authors' code.
 
     Returns:
         ``(k, n)`` float64 in [0, 1].
@@ -40,6 +43,7 @@ def outside_probabilities(signals: Tensor) -> Tensor:
     centred = values - values.mean(0)
     squares = centred.square().sum(0) - centred.square() * (others + 1) / others
     variance = squares.clamp_min(0) / (others - 1)
+    variance = variance if per_sample else variance.mean(1, keepdim=True)
     return torch.special.ndtr((values - mean) / (variance + 1e-12).sqrt())
 
 
@@ -67,7 +71,9 @@ class AllForOne(Attack):
     other updates, which are then no updates without the example. Here non-members were never trained on, and a member
     may be held by any client: the client with the highest mean probability counts. When that is not the owner, the
     owner is among the references and widens their spread, which costs power and never helps. One-sided as in the
-    paper: a client that shows less of an example than others is no evidence for anything.
+    paper: a client that shows less of an example than others is no evidence for anything. What makes an example easy
+    for every client is taken away, with what the global model has learnt of it: where that is much, the plain loss
+    or cosine finds more members, and this test those that stand out at their owner.
     """
 
     name: ClassVar[str] = "fedmia"
@@ -98,6 +104,10 @@ class AllForOne(Attack):
         Literal["cosine", "loss"],
         Field(description="cosine: of the example's gradient with the update; loss: of the client's own model"),
     ] = "cosine"
+    variance: Annotated[
+        Literal["fixed", "per-sample"],
+        Field(description="fixed: one variance per client for all examples; per-sample: each its own, as in the paper"),
+    ] = "fixed"
     rounds_used: Annotated[
         int, Field(ge=1, description="rounds attacked, spaced evenly over the training, the last among them")
     ] = 5
@@ -119,7 +129,8 @@ class AllForOne(Attack):
                 continue
             updates = torch.stack([event.values for event in events])
             signals = read(facts.model, model, facts.candidates, updates)
-            rounds.append(([event.sender for event in events], outside_probabilities(signals)))
+            found = outside_probabilities(signals, per_sample=self.variance == "per-sample")
+            rounds.append(([event.sender for event in events], found))
         if not rounds:
             raise NotApplicable("no round has three updates: there are no other clients to compare with")
         return MembershipScores(scores=over_rounds(rounds))

@@ -50,7 +50,8 @@ def draw(candidates: int, public: int, *, shadows: int, online: bool, examples: 
     theirs = torch.zeros(shadows, public, dtype=torch.bool)
     for number in range(shadows):
         random = generator("membership references", candidates if online else 0, public, examples, number // 2)
-        order, others = torch.randperm(candidates, generator=random), torch.randperm(public, generator=random)
+        others = torch.randperm(public, generator=random)
+        order = torch.randperm(candidates, generator=random)
         if number % 2:
             order, others = order.flip(0), others.flip(0)
         half = candidates // 2 + (candidates % 2) * (1 - number % 2) if online else 0

@@ -3,46 +3,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from membership_toy import truth_of
+from scipy import stats
 
-from fedsec.data.examples import DatasetInfo, Examples
-from fedsec.judges.base import Truth
 from fedsec.judges.membership import MembershipJudge
-from fedsec.models.flat import FlatModel
 from fedsec.protocol.evidence import AdversarialInputs, MembershipScores
 from fedsec.protocol.outcome import NotApplicable
 from fedsec.statistics.pooling import pool
-
-INFO = DatasetInfo(
-    name="toy",
-    summary="",
-    task="classification",
-    input_shape=(3,),
-    classes=("a", "b"),
-    bounds=(0.0, 1.0),
-    modality="tabular",
-)
-
-
-def truth_of(count=60):
-    model = FlatModel.of(nn.Linear(3, 2), task="classification", name="toy")
-    generator = torch.Generator().manual_seed(0)
-    candidates = Examples(torch.rand(count, 3, generator=generator), torch.randint(2, (count,), generator=generator))
-    vector = torch.randn(8, generator=generator)
-    return Truth(
-        info=INFO,
-        model=model,
-        released=vector,
-        initial=vector,
-        behind={},
-        test=candidates,
-        decoys=candidates,
-        candidates=candidates,
-        members=torch.arange(count) % 2 == 0,
-        property_name="",
-        property_share={},
-        generator=generator,
-    )
 
 
 def test_perfect_scores_have_the_whole_advantage_and_none_over_an_equal_floor():
@@ -63,8 +30,56 @@ def test_perfect_scores_have_the_whole_advantage_and_none_over_an_equal_floor():
 def test_what_the_sample_cannot_resolve_is_noted():
     truth = truth_of()
     notes = MembershipJudge().measure(MembershipScores(scores=torch.zeros(60)), truth).notes
-    assert len(notes) == 2
-    assert "rate of 1.0%: tpr@0.01 allows no" in notes[0]
+    assert len(notes) == 3
+    assert "30 non-members: the smallest false positive rate above 0 that they resolve is 0.033" in notes[0]
+    assert "rate of 1.0%: tpr@0.01 allows no" in notes[1]
+
+
+@pytest.mark.parametrize(
+    ("sigma", "area", "rate"), [(1.0, 0.7602, 0.0183), (0.541, 0.904, 0.107), (4.22, 0.5665, 0.0022)]
+)
+def test_exact_scores_of_the_gaussian_mechanism(sigma, area, rate):
+    """N(1 / sigma, 1) against N(0, 1) by their quantiles: what the optimal test must score, without sampling."""
+    count = 4_000
+    quantiles = torch.from_numpy(stats.norm.ppf((np.arange(count) + 0.5) / count))
+    truth = replace(truth_of(2 * count), members=torch.arange(2 * count) < count)
+    scores = torch.cat([quantiles + 1 / sigma, quantiles])
+    judgement = MembershipJudge().measure(MembershipScores(scores=scores), truth)
+    found = [pool([one], generator=np.random.default_rng(0)) for one in judgement.measurements]
+    assert found[0].value == pytest.approx(area, abs=1e-3)
+    assert found[2].value == pytest.approx(rate, rel=0.1, abs=3e-4)
+    assert found[0].low < area < found[0].high
+    assert found[2].low < rate < found[2].high
+    assert found[2].resolution == 1 / count
+
+
+def test_exposed_examples_are_named_by_number_and_client():
+    truth = replace(truth_of(200), owners=torch.where(torch.arange(200) % 2 == 0, torch.arange(200) // 50, -1))
+    scores = torch.zeros(200, dtype=torch.float64)
+    scores[6], scores[8], scores[60] = 3.0, 2.0, 1.0
+    found = MembershipJudge().measure(MembershipScores(scores=scores), truth).exposed
+    assert [one.unit for one in found] == [
+        "candidate 6 of client:0",
+        "candidate 8 of client:0",
+        "candidate 60 of client:1",
+        "client:0",
+        "client:1",
+    ]
+    assert found[0].text == "scores above 100 of 100 non-members"
+    assert found[3].text == "2 of its 25 candidates found at 1% false positives"
+    assert [one.score for one in found[:3]] == [1.0, 1.0, 1.0]
+
+
+def test_nobody_is_named_where_nobody_stands_out():
+    truth = replace(truth_of(200), owners=torch.zeros(200, dtype=torch.int64))
+    assert MembershipJudge().measure(MembershipScores(scores=torch.zeros(200)), truth).exposed == ()
+
+
+def test_non_members_are_never_named():
+    truth = truth_of(200)
+    scores = torch.arange(200, dtype=torch.float64)
+    found = MembershipJudge().measure(MembershipScores(scores=scores), truth).exposed
+    assert [one.unit for one in found] == ["candidate 198"]
 
 
 def test_without_a_challenge_it_is_not_applicable():
