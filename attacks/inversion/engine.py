@@ -65,11 +65,10 @@ class Record:
 
     def halve(self) -> None:
         """Drop the worse half of each victim's remaining restarts, by gradient match; at least one stays."""
-        match = torch.where(self.alive, self.match, torch.inf).view(-1, self._restarts)
         left = self.alive.view(-1, self._restarts)
         # Dropped lanes come last even where nothing was ever finite.
-        order = (match + 0.0).masked_fill(match.isinf() & left, torch.finfo(match.dtype).max).argsort(1, stable=True)
-        rank = order.argsort(1)
+        match = self.match.clamp_max(torch.finfo(self.match.dtype).max).view(-1, self._restarts)
+        rank = match.masked_fill(~left, torch.inf).argsort(dim=1, stable=True).argsort(dim=1)
         keep = (left.sum(1, keepdim=True) + 1) // 2
         self.alive = ((rank < keep) & left).flatten()
 
