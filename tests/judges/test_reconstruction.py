@@ -9,16 +9,10 @@ from torch import nn
 
 from fedsec.data.examples import DatasetInfo, Examples
 from fedsec.judges.base import Truth
-from fedsec.judges.reconstruction import (
-    PSNR_CAP,
-    ReconstructionJudge,
-    contest,
-    match,
-    multiset_agreement,
-    psnr,
-    ssim,
-    true_rank,
-)
+from fedsec.judges.identification import contest, nearest_public, true_rank
+from fedsec.judges.image_quality import PSNR_CAP, psnr, ssim
+from fedsec.judges.matching import match, multiset_agreement
+from fedsec.judges.reconstruction import ReconstructionJudge
 from fedsec.models.flat import FlatModel
 from fedsec.protocol.evidence import MembershipScores, Reconstructions
 from fedsec.randomness import generator
@@ -269,3 +263,77 @@ def test_matching_alone_is_no_leak():
     pooled = pool([identified], generator=numpy_generator("test"))
     assert pooled.value > 0.3, "matching alone identifies many"
     assert pooled.advantage_low == 0.0
+
+
+def test_the_nearest_public_example_is_of_the_class_and_is_not_the_target():
+    public = drawn(IMAGES, 60, 4)
+    true, labels = public.x[:6] + 1e-3, public.y[:6]
+    assert torch.equal(nearest_public(true, labels, public, classes=True), public.x[:6])
+    for x, y, found in zip(
+        public.x[:6], labels, nearest_public(public.x[:6], labels, public, classes=True), strict=True
+    ):
+        assert not torch.equal(found, x)
+        of_class = public.x[public.y == y]
+        apart = (of_class - x).square().flatten(1).sum(1)
+        assert torch.equal(found, of_class[apart.argsort()[1]])
+
+
+def test_copies_up_to_an_error_are_counted_and_what_is_missing_is_not():
+    t = truth(TABLE, sources=2)
+    evidence = perfect(t)
+    width = 4.0
+    off = torch.tensor([0.0, 0.02, 0.05, 0.09, 0.11, 0.5]).view(6, 1) * width  # squares: 4e-4, 2.5e-3, 8.1e-3, ...
+    moved = dataclasses.replace(evidence, inputs=evidence.inputs + torch.where(evidence.inputs < 1, off, -off))
+    found = measured(moved, t)
+    assert float(found["success@1e-3"].units.sum()) == 2
+    assert float(found["success@1e-2"].units.sum()) == 4
+    fewer = measured(only(evidence, [0, 1, 2, 3]), t)
+    assert float(fewer["success@1e-3"].units.mean()) == pytest.approx(4 / 6)
+    assert float(found["success@1e-2"].floor_units.mean()) == 0.0
+
+
+def test_copies_beat_public_examples_and_public_examples_do_not():
+    t = truth()
+    assert measured(perfect(t), t)["beats_public"].units.tolist() == [1.0] * 12
+    nearest = nearest_public(perfect(t).inputs, perfect(t).labels, t.decoys, classes=True)
+    found = measured(dataclasses.replace(perfect(t), inputs=nearest), t)
+    assert float(found["beats_public"].units.mean()) <= 0.5  # some of the nearest are among the placebo's examples
+    assert float(found["psnr"].units.mean()) <= float(found["psnr"].floor_units.mean()) + 1
+
+
+def test_the_best_the_median_and_the_worst_stand_beside_the_mean():
+    t = truth(sources=1)
+    evidence = perfect(t)
+    noise = torch.tensor([0.0, 0.05, 0.2]).view(3, 1, 1, 1) * torch.sign(0.5 - evidence.inputs)
+    found = measured(dataclasses.replace(evidence, inputs=evidence.inputs + noise), t)
+    values = [float(found[name].units) for name in ("psnr_best", "psnr_median", "psnr_worst")]
+    assert values == pytest.approx([PSNR_CAP, 26.02, 13.98], abs=0.01)
+    floors = [float(found[name].floor_units) for name in ("psnr_best", "psnr_median", "psnr_worst")]
+    assert floors == sorted(floors, reverse=True)
+
+
+def test_the_most_exposed_clients_are_named_and_no_data_is():
+    t = truth(sources=14)
+    evidence = perfect(t)
+    inputs = evidence.inputs.clone()
+    wrong = [row for row, (_, sender) in enumerate(evidence.sources) if sender in {"client:0", "client:1"}]
+    inputs[wrong[0]] = 1 - inputs[wrong[0]]
+    inputs[wrong[3:]] = 1 - inputs[wrong[3:]]
+    found = ReconstructionJudge().measure(dataclasses.replace(evidence, inputs=inputs), t).exposed
+    assert len(found) == 10
+    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+    assert found[0].score == 1.0
+    assert found[0].text == "identified 3 of 3 examples behind the attacked updates"
+    assert not {one.unit for one in found} & {"client:1"}
+    few = ReconstructionJudge().measure(only(perfect(truth(sources=2)), [0, 3]), truth(sources=2)).exposed
+    assert [(one.unit, round(one.score, 2)) for one in few] == [("client:0", 0.33), ("client:1", 0.33)]
+
+
+def test_noise_exposes_nobody_in_particular():
+    t = truth(sources=40)
+    evidence = dataclasses.replace(perfect(t), inputs=torch.rand(120, 1, 8, 8, generator=generator(9)))
+    found = ReconstructionJudge().measure(evidence, t).exposed
+    assert all(one.score <= 2 / 3 for one in found)
+    judged = measured(evidence, t)
+    assert float(judged["success@1e-2"].units.sum()) == 0.0
+    assert float(judged["psnr"].units.mean()) <= float(judged["psnr"].floor_units.mean())
