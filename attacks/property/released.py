@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedsec.data.examples import Examples
-from fedsec.models.flat import FlatModel
 from fedsec.protocol.events import Topic
 from fedsec.protocol.evidence import PropertyScores, SeveralProperties
 from fedsec.protocol.facts import PublicFacts
@@ -20,20 +18,16 @@ from fedsec.protocol.view import View
 from fedsec.threat import Capability, Knowledge, Paper, Stage, Taxonomy, ThreatModel
 
 from .asking import Asking
-from .features import features, scale_columns, standardise
+from .features import features, standardise
 from .reading import as_evidence, fit_and_score, span
 from .shadows import permuted_within
-
-PROBES = 200
-"""Public examples that a model is asked about."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReleasedModelPropertyInference(Asking, Attack):
     """A classifier of models, trained on shadow federations whose training sets have much or little of a property.
 
-    With ``reads: parameters`` it sees how far each parameter moved from the public initial model, with
-    ``reads: outputs`` only the log-probabilities that the model gives to public examples, as a user of the model would.
+    It sees how far each parameter moved from the public initial model.
     Departures from Ganju et al.: no permutation-invariant representation is needed, because all models start from one
     initial model, which keeps hidden units in their places; shadows have one purity.
     """
@@ -73,10 +67,6 @@ class ReleasedModelPropertyInference(Asking, Attack):
     purity: Annotated[
         float, Field(gt=0.5, le=1, description="share of a shadow's training examples that are of its own kind")
     ] = 0.7
-    reads: Annotated[
-        Literal["parameters", "outputs"],
-        Field(description="parameters: the whole model; outputs: what it says of public examples"),
-    ] = "parameters"
     assumed_examples: Annotated[int, Field(ge=1, description="examples that each client is taken to hold")] = 100
 
     def run(self, view: View, facts: PublicFacts, *, generator: torch.Generator) -> PropertyScores | SeveralProperties:
@@ -93,7 +83,9 @@ class ReleasedModelPropertyInference(Asking, Attack):
         released = view.of(Topic.RELEASE)[-1].values[None].to(trained)
         if not bool(trained.isfinite().all()):
             raise NotApplicable("a shadow federation ended in parameters that are not finite numbers")
-        known, observed = self._features(trained, released, facts)
+        layout, initial = facts.model.layout, facts.initial.to(trained)
+        known, widths = features(trained - initial, layout)
+        known, observed = span(*standardise(known, features(released - initial, layout)[0], widths))
         scores: dict[str, list[Tensor]] = {}
         controls: dict[str, list[Tensor]] = {}
         for place, one in enumerate(pools.properties):
@@ -101,19 +93,3 @@ class ReleasedModelPropertyInference(Asking, Attack):
             scores[one.name] = [fit_and_score("linear", known, holds[:, place], observed, 0)]
             controls[one.name] = [fit_and_score("linear", known, permuted, observed, 0)]
         return as_evidence(((facts.rounds - 1, "public"),), scores, controls)
-
-    def _features(self, trained: Tensor, released: Tensor, facts: PublicFacts) -> tuple[Tensor, Tensor]:
-        if self.reads == "parameters":
-            layout, initial = facts.model.layout, facts.initial.to(trained)
-            known, widths = features(trained - initial, layout)
-            return span(*standardise(known, features(released - initial, layout)[0], widths))
-        asked = facts.auxiliary.take(torch.arange(min(PROBES, len(facts.auxiliary))))
-        made = [torch.stack([answers(facts.model, vector, asked) for vector in part]) for part in (trained, released)]
-        return span(*scale_columns(made[0], made[1]))
-
-
-def answers(model: FlatModel, vector: Tensor, examples: Examples) -> Tensor:
-    """What a model says of examples: log-probabilities, or real outputs in a regression, flat and float64."""
-    with torch.no_grad():
-        outputs = model.instance(vector)(examples.x.to(vector.device)).double()
-    return (outputs if model.task == "regression" else outputs.log_softmax(-1)).flatten().cpu()
