@@ -188,7 +188,7 @@ def _agree(prepared: Prepared, record: Record, rows: Tensor, x: Tensor, recipe: 
     inputs, _ = prepared.matching.split(x)
     anchor = inputs.detach().clone()
     victims = rows // recipe.restarts
-    for victim in victims.unique().tolist():
+    for victim in sorted(set(victims.tolist())):
         mine = victims == victim
         anchor[mine] = consensus(anchor[mine], record.match[rows[mine]], most=recipe.group_shift)
     return replace(prepared, prior=replace(prepared.prior, anchor=anchor))

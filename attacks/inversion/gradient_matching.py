@@ -21,8 +21,8 @@ from fedsec.threat import Knowledge
 
 from .base import Inversion, claimed_labels, start
 from .batchnorm import Statistics, batch_statistics, broadcast_statistics
+from .counts import rounded
 from .engine import Solution, solve
-from .labels import rounded
 from .matching import one_hot
 from .objective import Matching, Prior
 from .observed import noise_ratio, observe, sign_agreement, spread

@@ -136,7 +136,7 @@ def merge_epochs(x: Tensor, labels: Tensor, epochs: int) -> tuple[Tensor, Tensor
         Inputs ``(v, n, *input_shape)`` and their labels ``(v, n)``.
     """
     many = x.shape[1] // epochs
-    parts, claims = x.unflatten(1, (epochs, many)), labels.unflatten(1, (epochs, many))
+    parts, claims = x.reshape(len(x), epochs, many, *x.shape[2:]), labels.reshape(len(x), epochs, many)
     merged = parts[:, 0].clone()
     for lane in range(len(x)):
         base = parts[lane, 0].flatten(1).double()
