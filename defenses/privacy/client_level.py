@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from fedsec.epsilon.claims import HOLDS_AGAINST, OUTSIDERS
 from fedsec.protocol.payload import Payload, Plain
 from fedsec.protocol.stage import Defense, EnforcedBy, Guarantee, RoundContext, Setting
 from fedsec.threat import Paper
@@ -154,6 +155,7 @@ class ClientLevelDP(Defense):
             "epsilon": epsilon,
             "delta": self._delta(setting),
             "unit": "client",
+            HOLDS_AGAINST: OUTSIDERS,
             "sampler": f"poisson, rate {rate:g}" if poisson else f"{setting.sampling}: no amplification claimed",
             "adjacency": "add or remove one client" if poisson else "one client's updates set to zero (zero-out)",
             "accountant": self.accountant + exact,

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from fedsec.epsilon.claims import EVERYONE, HOLDS_AGAINST
 from fedsec.epsilon.gaussian import gaussian_epsilon, gaussian_sigma
 from fedsec.protocol.payload import Payload, Plain
 from fedsec.protocol.stage import Defense, EnforcedBy, Guarantee, RoundContext, Setting
@@ -119,6 +120,7 @@ class LocalDP(Defense):
             "epsilon_per_round": gaussian_epsilon(1 / per_sensitivity, delta),
             "delta": delta,
             "unit": "client",
+            HOLDS_AGAINST: EVERYONE,
             "sampler": "none: a client that takes part in every round",
             "adjacency": "replace one client's data" if self.adjacency == "replace-one" else "zero-out of its updates",
             "accountant": "exact Gaussian composition",

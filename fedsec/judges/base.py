@@ -21,7 +21,7 @@ class Measurement:
     Attributes:
         name: ``snake_case``, as in ``identified`` or ``auc``.
         statistic: ``mean`` of ``units``, or ``auc`` / ``tpr@0.01`` / ``tpr@0.001`` of ``units`` as scores
-            against ``truths``.
+            against ``truths``, or a lower bound on epsilon (`lower_bound_statistic`) from scores and coins.
         units: ``(n,)`` one observation per independent unit (a target, a test example, a candidate).
         truths: ``(n,)`` bool, for ``auc`` and ``tpr``.
         clusters: ``(n,)`` int64, units that are not independent share a cluster (a client); ``None``: all are.

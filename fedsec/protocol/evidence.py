@@ -106,11 +106,14 @@ class CanaryScores:
 
     Attributes:
         identities: ``(m,)`` int64, the canary identities in the order of the scores.
-        scores: ``(m,)`` higher means included.
+        scores: ``(m,)`` higher means included; standard normal for one that was not (cosine times ``sqrt(d)``).
+        uploads: whether they were read from single uploads or their sum before noise, which only the server sees,
+            and not from models.
     """
 
     identities: Tensor
     scores: Tensor
+    uploads: bool = False
 
 
 Evidence = (

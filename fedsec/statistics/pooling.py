@@ -20,7 +20,7 @@ floor's value stands beside it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ from fedsec.statistics.intervals import (
     auc_variance,
     clopper_pearson,
 )
+from fedsec.statistics.lower_bounds import is_lower_bound, largest_bound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +132,8 @@ def pool(
     first = items[0]
     if {(item.name, item.statistic) for item in items} != {(first.name, first.statistic)}:
         raise ValueError(f"cannot pool different metrics: {sorted({item.name for item in items})}")
+    if is_lower_bound(first.statistic):
+        return _pooled_bound(items, confidence)
     samples = [_sample(item, item.units, item.truths, item.clusters) for item in items]
     values = tuple(sample.value for sample in samples)
     value = float(np.mean(values))
@@ -162,6 +165,34 @@ def pool(
         description=" ".join(caveats),
         headline=first.headline,
         resolution=_resolution(first.statistic, samples),
+    )
+
+
+def _pooled_bound(items: Sequence[Measurement], confidence: float) -> Pooled:
+    """A one-sided bound has no interval around it: both ends are the bound; its ceiling is that of the test."""
+    first = items[0]
+    audits = [(as_array(item.units), as_array(item.truths)) for item in items if item.truths is not None]
+    if len(audits) < len(items):
+        raise ValueError(f"the statistic {first.statistic} needs truths")
+    found = largest_bound(first.statistic, audits, confidence=confidence)
+    floor = _floor([replace(item, floor_units=None) for item in items])
+    advantage = float(np.clip((found.value - floor) / (found.ceiling - floor), 0, 1)) if found.ceiling > floor else 0.0
+    return Pooled(
+        name=first.name,
+        value=found.value,
+        low=found.value,
+        high=found.value,
+        n=sum(len(scores) for scores, _ in audits),
+        floor=floor,
+        ceiling=found.ceiling,
+        advantage=advantage,
+        advantage_low=advantage,
+        advantage_high=advantage,
+        seeds=found.seeds,
+        unit=first.unit,
+        description=first.description,
+        headline=first.headline,
+        resolution=None,
     )
 
 
@@ -211,7 +242,8 @@ def _floor(items: Sequence[Measurement]) -> float:
         return max(float(np.mean(measured)), -np.inf if theory is None else theory)
     if theory is not None:
         return theory
-    return 0.5 if items[0].statistic == "auc" else _rate(items[0].statistic)
+    statistic = items[0].statistic
+    return 0.5 if statistic == "auc" else 0.0 if is_lower_bound(statistic) else _rate(statistic)
 
 
 def _rate(statistic: str) -> float:
