@@ -26,7 +26,7 @@ from fedsec.threat import Knowledge, Paper
 
 from ..inversion.inverting_gradients import InvertingGradients
 from ..inversion.layers import LinearSlots, first_layer, head
-from ..inversion.linear_layer import LinearLayerInversion
+from ..inversion.linear_layer import LinearLayerInversion, single_input
 from ..inversion.victims import Victim, choose
 from .base import Malicious, gathered, planting, real_inputs
 
@@ -193,8 +193,7 @@ class Fishing(Malicious):
                 if self.method == "closed-form":
                     raise
             else:
-                reader = LinearLayerInversion(max_examples=self.max_caught)
-                return [_real(*reader.read(v, min(v.examples, self.max_caught), facts)) for v in victims]
+                return [self.read(victim, facts) for victim in victims]
         engine = InvertingGradients(
             targets=len(victims), max_examples=self.max_caught, restarts=self.restarts, iterations=self.iterations
         )
@@ -205,10 +204,19 @@ class Fishing(Malicious):
         flat = evidence.inputs.flatten(1)
         return [(flat[rows[victim.source]], evidence.confidence[rows[victim.source]]) for victim in victims]
 
-
-def _real(inputs: Tensor, sure: Tensor) -> tuple[Tensor, Tensor]:
-    kept = sure > -1
-    return inputs.flatten(1)[kept], sure[kept]
+    def read(self, victim: Victim, facts: PublicFacts) -> tuple[Tensor, Tensor]:
+        """Inputs ``(k, f)`` of one isolated update off the first linear layer, and their confidence ``(k,)``."""
+        if victim.examples == 1 and not facts.stack:
+            # Nothing was cut off, so large equal entries are bright pixels and every one of them counts.
+            layer = first_layer(facts.model, victim.model, facts.info.input_shape)
+            weight, bias = layer.slots.read(victim.update)
+            if bias is not None:
+                flat = (single_input(weight, bias) - layer.shift) / layer.scale
+                return flat.unsqueeze(0), flat.new_full((1,), float(torch.count_nonzero(bias)))
+        size = min(victim.examples, self.max_caught)
+        inputs, sure = LinearLayerInversion(max_examples=self.max_caught).read(victim, size, facts)
+        kept = sure > -1
+        return inputs.flatten(1)[kept], sure[kept]
 
 
 def _as_view(victims: list[Victim]) -> View:
