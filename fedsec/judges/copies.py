@@ -67,40 +67,39 @@ def copies(case: Case, truth: Truth) -> list[Measurement]:
     low, high = truth.info.bounds or (0.0, 1.0)
     lost = torch.zeros(len(pairs.unmatched), dtype=torch.float64)
     clusters = torch.cat([pairs.clusters, pairs.unmatched])
-
-    def share(
-        name: str, hit: Callable[[Tensor, Tensor], Tensor], guesses: list[Tensor], elsewhere: bool, text: str
-    ) -> Measurement:
-        floors = [hit(guess, pairs.true).double() for guess in guesses]
-        if elsewhere and len(case.elsewhere.found):
-            floors.append(hit(case.elsewhere.found, case.elsewhere.true).double())
-        best = max(floors, key=lambda units: float(units.mean()), default=None)
-        return Measurement(
-            name=name,
-            statistic="mean",
-            units=torch.cat([hit(pairs.found, pairs.true).double(), lost]),
-            clusters=clusters,
-            floor_units=best,
-            description=text,
-        )
-
-    blind = list(case.blind.values())
-    public = [*blind, case.nearest] if len(case.nearest) else blind
+    guesses = list(case.blind.values())
+    public = [*guesses, case.nearest] if len(case.nearest) else guesses
     rows = []
     for label, threshold in SUCCESS:
 
         def copied(found: Tensor, true: Tensor, most: float = threshold * (high - low) ** 2) -> Tensor:
-            return squared_error(found, true) <= most
+            return (squared_error(found, true) <= most).double()
 
-        text = f"Targets copied with a mean squared error of {threshold:g} at most, in squares of the inputs' range"
-        rows.append(share(f"success@{label}", copied, public, True, text))
+        floors = [copied(guess, pairs.true) for guess in public]
+        floors += [copied(case.elsewhere.found, case.elsewhere.true)] if len(case.elsewhere.found) else []
+        rows.append(
+            Measurement(
+                name=f"success@{label}",
+                statistic="mean",
+                units=torch.cat([copied(pairs.found, pairs.true), lost]),
+                clusters=clusters,
+                floor_units=max(floors, key=lambda units: float(units.mean()), default=None),
+                description=f"Targets with a mean squared error of {label} at most, in squares of the inputs' range",
+            )
+        )
     if len(case.nearest):
-
-        def nearer(found: Tensor, true: Tensor) -> Tensor:
-            return squared_error(found, true) < squared_error(case.nearest, true)
-
-        text = "Targets whose reconstruction is nearer to the true example than every public example of its class"
-        rows.append(share("beats_public", nearer, blind, False, text))
+        public_error = squared_error(case.nearest, pairs.true)
+        nearer = [(squared_error(found, pairs.true) < public_error).double() for found in (pairs.found, *guesses)]
+        rows.append(
+            Measurement(
+                name="beats_public",
+                statistic="mean",
+                units=torch.cat([nearer[0], lost]),
+                clusters=clusters,
+                floor_units=max(nearer[1:], key=lambda units: float(units.mean())),
+                description="Targets whose reconstruction is nearer to the truth than all public examples of its class",
+            )
+        )
     return rows
 
 
