@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -24,8 +25,9 @@ from .scores import direction, joint_scores, lone_score
 Sees = Literal["release", "broadcasts", "server"]
 
 _SEED, _ASKED = "directions seed", "asked"
-_ALL = -1
-"""In place of a round: the change over all of them."""
+Change = tuple[range, Tensor]
+"""Rounds, and the change of the model ``(d,)`` over them."""
+
 _CAPABILITIES = frozenset({Capability.IDENTITIES, Capability.MODEL_CONTROL})
 _WANTS: dict[str, tuple[Topic, ...]] = {
     "release": (Topic.RELEASE,),
@@ -53,7 +55,8 @@ class CanaryAudit(Adversary):
     ``sqrt(d)`` clipping bounds per round: in a model of a few hundred parameters that hides canaries, and a low bound
     says little.
 
-    It trains nothing and disturbs the model; utility is read from the honest federation.
+    Encryption must have room for the canaries (`capacity` of ckks), and fixed point for what they send: clip before it.
+    The audit trains nothing and disturbs the model; utility is read from the honest federation.
     """
 
     canaries: Annotated[int, Field(ge=4, le=100_000, description="identities added, each included by a fair coin")] = (
@@ -179,27 +182,21 @@ class CanaryAudit(Adversary):
             scores[identity - first] = lone_score(found, direction(seed, identity, found.numel()))
         return scores
 
-    def _in_changes(self, changes: dict[int, Tensor], asked: list[list[int]], seed: int, first: int) -> Tensor:
-        """Each canary in the sum of the changes of the rounds in which it was asked."""
-        whole = changes.get(_ALL)
-        steps = torch.stack(list(changes.values()))
-        places = {number: place for place, number in enumerate(changes)}
-        groups = [
-            ([0] if own else []) if whole is not None else [places[number] for number in own if number in places]
-            for own in asked
-        ]
+    def _in_changes(self, changes: list[Change], asked: list[list[int]], seed: int, first: int) -> Tensor:
+        """Each canary in the sum of the changes that hold a round in which it was asked."""
+        groups = [[k for k, (span, _) in enumerate(changes) if any(n in span for n in own)] for own in asked]
+        steps = torch.stack([change for _, change in changes])
         rows = torch.stack([direction(seed, first + i, steps.shape[1]) for i in range(self.canaries)])
         return joint_scores(rows.to(steps), steps, groups)
 
 
-def _changes(view: View, facts: PublicFacts) -> dict[int, Tensor]:
-    """Changes of the model by round; under `_ALL` the whole one, if nothing shows single rounds."""
-    aggregates = {event.round: event.values for event in view.of(Topic.AGGREGATE)}
+def _changes(view: View, facts: PublicFacts) -> list[Change]:
+    """What the view shows of the model's way: aggregates, or differences of the models that it shows."""
+    aggregates = view.of(Topic.AGGREGATE)
     if aggregates:
-        return aggregates
-    models = {event.round: event.values for event in view.of(Topic.BROADCAST)}
+        return [(range(event.round, event.round + 1), event.values) for event in aggregates]
     released = view.of(Topic.RELEASE)[-1].values
-    if not models:
-        return {_ALL: released - facts.initial.to(released)}
-    models[facts.rounds] = released
-    return {number: models[number + 1] - models[number] for number in sorted(models) if number + 1 in models}
+    models = {0: facts.initial.to(released), facts.rounds: released}
+    models |= {event.round: event.values for event in view.of(Topic.BROADCAST)}
+    known = sorted(models)
+    return [(range(a, b), models[b] - models[a]) for a, b in itertools.pairwise(known)]

@@ -96,7 +96,7 @@ def gaussian_rates_epsilon(
 def known_null_epsilon(
     scores: ArrayLike, *, delta: float, confidence: float = 0.95, thresholds: Sequence[float] = THRESHOLDS
 ) -> float:
-    """Lower bound from canaries that were all included, where the null is known (Andrew et al. 2023).
+    """Lower bound from canaries that were all included, where the null is known (Andrew et al. 2024).
 
     The cosine of a random direction with anything that does not depend on it is ``N(0, 1/d)`` in a high dimension, so
     the false positive rate of a threshold is known and only the true positive rate is estimated: by an exact interval,
@@ -124,7 +124,7 @@ def known_null_epsilon(
 
 
 def canary_epsilon_estimate(scores: ArrayLike, *, delta: float) -> float:
-    """Estimate of epsilon from canaries in one training (Andrew et al. 2023, algorithm 2): no bound, no confidence.
+    """Estimate of epsilon from canaries in one training (Andrew et al. 2024, algorithm 2): no bound, no confidence.
 
     A normal distribution is fitted to the scores, and epsilon is that of telling it from the null.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 import numpy as np
@@ -21,6 +20,9 @@ DELTA = 1e-5
 """At which epsilon is asked for where no claim names a delta."""
 SURE = 0.99
 """Confidence at which a mechanism is called broken: at 95 % an audit of many cells and seeds would cry wolf."""
+
+SENSIBLE = 1000.0
+"""Largest estimate that is reported."""
 
 
 class EpsilonJudge(Judge):
@@ -98,7 +100,9 @@ class EpsilonJudge(Judge):
         measurements = [area, lower, steinke]
         estimate = canary_epsilon_estimate(scores[coins].numpy(), delta=delta)
         notes = _notes(bound.value, bound.ceiling, sure.value, claim, uncovered, canaries=len(names), delta=delta)
-        if math.isfinite(estimate):
+        if bool((scores == scores[0]).all()):
+            notes.append("All canaries score alike: nothing is seen of them.")
+        elif estimate <= SENSIBLE:
             measurements.append(
                 Measurement(
                     name="epsilon_estimate",
@@ -107,11 +111,12 @@ class EpsilonJudge(Judge):
                     floor=0.0,
                     ceiling=max(bound.ceiling, estimate),
                     unit="epsilon",
-                    description=f"Estimate at delta {delta:.3g} by Andrew et al. (2023): no bound, no confidence.",
+                    description=f"Estimate at delta {delta:.3g} by Andrew et al. (2024), no bound; few canaries "
+                    "bias it upwards.",
                 )
             )
         else:
-            notes.append("All included canaries score alike: nothing is noisy, and epsilon has no finite estimate.")
+            notes.append(f"Next to nothing is noisy: the estimate of epsilon is above {SENSIBLE:g} and says no more.")
         false, true = roc(scores.numpy(), np.asarray(coins))
         return Judgement(
             measurements=tuple(measurements),
@@ -162,6 +167,11 @@ def _notes(
             notes.append(
                 f"SUSPECT: the lower bound {bound:.3g} (95 % confidence) exceeds the claim {said}; at 99 % it does "
                 "not. Repeat with another seed."
+            )
+        if claim.adjacency.startswith("replace"):
+            notes.append(
+                f"The claim of {claim.defense} is for any two updates of a client; canaries compare an update with "
+                "none, so the bound stays well below it."
             )
         if ceiling <= claim.epsilon:
             notes.append(f"The claim {said} lies above what this test can show: more canaries could check it.")

@@ -93,6 +93,8 @@ def test_only_covering_claims_about_clients_are_compared() -> None:
         _, notes = judged(4.0, ignored)
         assert "BROKEN" not in notes
         assert "No defense here" in notes
+    _, notes = judged(1.0, claim(9.0, adjacency="replace one client's data"))
+    assert "is for any two updates of a client" in notes
     # the smallest that holds counts
     _, notes = judged(4.0, claim(50.0), claim(0.3, defense="small"))
     assert "BROKEN" in notes
@@ -143,12 +145,22 @@ def test_bounds_of_several_seeds_cover() -> None:
     assert wrong <= 5
 
 
-def test_equal_scores_have_no_finite_estimate() -> None:
+def test_without_noise_there_is_no_sensible_estimate() -> None:
     evidence = CanaryScores(identities=torch.arange(M) + 10, scores=coins().double() * 30)
     judgement = EpsilonJudge().measure(evidence, truth())
     assert "epsilon_estimate" not in {m.name for m in judgement.measurements}
-    assert "no finite estimate" in " ".join(judgement.notes)
+    assert "Next to nothing is noisy" in " ".join(judgement.notes)
     assert all(m.units.isfinite().all() for m in judgement.measurements)
+
+
+def test_canaries_of_which_nothing_is_seen() -> None:
+    evidence = CanaryScores(identities=torch.arange(M) + 10, scores=torch.zeros(M))
+    judgement = EpsilonJudge().measure(evidence, truth())
+    found = {m.name: pool([m], generator=numpy_generator("p")).value for m in judgement.measurements}
+    assert found["auc"] == 0.5
+    assert found["epsilon_lower_bound"] < 0.5
+    assert "epsilon_estimate" not in found
+    assert "nothing is seen of them" in " ".join(judgement.notes)
 
 
 def test_refusals() -> None:

@@ -18,6 +18,7 @@ from fedsec.data.examples import Examples
 from fedsec.data.partitions import Shuffle
 from fedsec.data.split import split
 from fedsec.defenses.compression.plugins import Sign, TopK
+from fedsec.defenses.encryption.ckks import CKKS
 from fedsec.defenses.privacy.client_level import ClientLevelDP
 from fedsec.defenses.privacy.local import LocalDP
 from fedsec.federation.coalition import coin
@@ -229,6 +230,16 @@ def test_sampled_canaries_are_scored_by_the_rounds_in_which_they_were_asked() ->
     never = broadcasts.scores == 0
     assert broadcasts.scores[coins & ~never].min() > broadcasts.scores[~coins].max()
     assert broadcasts.scores[coins].mean() > release.scores[coins].mean()
+
+
+def test_a_server_that_can_open_nothing_sees_what_an_outsider_sees() -> None:
+    setup = build(rounds=2)
+    stack = (ClientLevelDP(noise_multiplier=0.5, clip_norm=0.5), CKKS(capacity=32))
+    server, view = look(setup, stack, CanaryAudit(canaries=10, sees="server"))
+    outsider, _ = look(setup, stack, CanaryAudit(canaries=10))
+    assert not view.of(Topic.UPLOAD)
+    assert not server.uploads
+    torch.testing.assert_close(server.scores, outsider.scores, atol=1e-2, rtol=0)
 
 
 def test_too_many_canaries_for_a_model_are_refused() -> None:
