@@ -56,5 +56,5 @@ class Asking:
         Raises:
             NotApplicable: they have too little of either kind, or no such property.
         """
-        by_class = facts.info.task == "classification" and auxiliary.y.dim() == 1
+        by_class = self.match_labels and facts.info.task == "classification" and auxiliary.y.dim() == 1
         return Pools.of(auxiliary, self.asked(facts), by_class=by_class, matched=self.match_labels)

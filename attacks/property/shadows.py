@@ -43,13 +43,13 @@ class Pools:
             auxiliary: public examples.
             properties: one or more.
             by_class: whether labels are classes; else all examples are one class.
-            matched: see `Pools`.
+            matched: see `Pools`; without it a property may be that of a class.
 
         Raises:
             NotApplicable: no class has members both with and without each property.
         """
         code, width = combinations(properties, auxiliary), 2 ** len(properties)
-        labels = auxiliary.y if by_class else torch.zeros(len(auxiliary), dtype=torch.long)
+        labels = auxiliary.y if by_class and matched else torch.zeros(len(auxiliary), dtype=torch.long)
         kinds, label = torch.unique(labels, return_inverse=True)
         cell = torch.where(code < 0, -1, label * width + code)
         counts = torch.bincount(cell[cell >= 0], minlength=len(kinds) * width).view(-1, width)

@@ -49,21 +49,23 @@ class AttributeMix(Partition):
         """
         require_rows(pool, clients, minimum=self.size, field="size")
         asked = self._asked(pool)
-        labels = torch.from_numpy(labels_of(pool))
+        # without matching, classes come as the examples of a kind are drawn
+        labels = torch.from_numpy(labels_of(pool)) if self.match_labels else torch.zeros(len(pool), dtype=torch.long)
         code, width = combinations(asked, pool), 2 ** len(asked)
         kinds, label = torch.unique(labels, return_inverse=True)
         cell = torch.where(code < 0, -1, label * width + code).numpy()
         supply = np.bincount(cell[cell >= 0], minlength=len(kinds) * width)
         counts = torch.from_numpy(supply).view(-1, width)
-        classes = counts.sum(1).double() / counts.sum() if self.match_labels else None
+        classes = counts.sum(1).double() / counts.sum()
         major = np.stack([generator.permutation(clients) < round(clients / 2) for _ in asked], axis=1)
         demand = np.stack([self._demand(counts, classes, row, generator) for row in major])
         short = np.flatnonzero(demand.sum(0) > supply)
         if len(short):
             worst = int(short[np.argmax((demand.sum(0) - supply)[short])])
+            of_class = f" of class {int(kinds[worst // width])}" if self.match_labels else ""
             raise refuse(
                 f"{clients} clients of {self.size} examples",
-                f"{int(demand.sum(0)[worst])} examples of class {int(kinds[worst // width])} with "
+                f"{int(demand.sum(0)[worst])} examples{of_class} with "
                 f"{_described(asked, worst % width)} are needed and there are {int(supply[worst])}",
                 "Use fewer or smaller clients, fewer properties, a lower purity, or match_labels: false",
             )
@@ -95,7 +97,7 @@ class AttributeMix(Partition):
             raise refuse(", ".join(self.properties), str(error), field="properties") from error
 
     def _demand(
-        self, counts: Tensor, classes: Tensor | None, major: NDArray[np.bool_], generator: np.random.Generator
+        self, counts: Tensor, classes: Tensor, major: NDArray[np.bool_], generator: np.random.Generator
     ) -> NDArray[np.int64]:
         """How many examples of each cell one client gets: its table, rounded systematically."""
         try:
