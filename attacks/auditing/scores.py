@@ -14,7 +14,8 @@ from fedsec.randomness import generator
 def direction(seed: int, identity: int, size: int) -> Tensor:
     """The unit vector ``(size,)`` of one canary, uniform on the sphere; the same in every round."""
     draw = torch.randn(size, generator=generator(seed, "canary", identity))
-    return draw / torch.linalg.vector_norm(draw)
+    unit: Tensor = draw / torch.linalg.vector_norm(draw)
+    return unit
 
 
 def lone_score(found: Tensor, towards: Tensor) -> float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-_NUMBER = {torch.float32: np.dtype("<f4"), torch.float64: np.dtype("<f8")}
+_NUMBER: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype("<f4"), torch.float64: np.dtype("<f8")}
 _COUNT = np.dtype("<u4")
 
 

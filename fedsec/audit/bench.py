@@ -233,7 +233,7 @@ class Workbench:
         rounds = _rounds(adversary, setup)
         events = tuple(e for e in unpack(stored.document, stored.tensors) if _in_reach(e, rounds))
         view, seen_events = self._view(setup, adversary, position, events, document)
-        document["seen"] = _ledger(position, view, adversary, seen_events)
+        document["seen"] = _ledger(_briefly(position), view, adversary, seen_events)
         if view is None:
             return None
         challenge = self._challenge(task.seed)
@@ -268,6 +268,12 @@ class Workbench:
             setup.info,
             adversary.goal(),
         )
+
+
+def _briefly(position: str) -> str:
+    """A coalition of many identities by the first of them."""
+    parties = position.split("+")
+    return position if len(parties) <= 8 else f"{parties[0]} and {len(parties) - 1} more identities"
 
 
 def _in_reach(event: Event, rounds: frozenset[int]) -> bool:
