@@ -42,7 +42,7 @@ class L2Matching(GradientMatching):
             " not matter; auto: l2 only if the stack is empty and the update is one exact gradient"
         ),
     ] = "auto"
-    halving: HalvingField = ()
+    halving: HalvingField = (0.3,)
 
     def made(self, labels: Labels, *, exact: bool) -> Recipe:
         """The recipe with labels of one kind."""

@@ -57,7 +57,7 @@ class GradInversion(GradientMatching):
         Field(description="read from the gradient, optimised with the images, or told: an oracle"),
     ] = "gradient"
     batch_norm: BatchNormField = "public"
-    halving: HalvingField = ()
+    halving: HalvingField = (0.3,)
     noise_tv: NoiseField = 3e-3
 
     def recipe(self, *, exact: bool) -> Recipe:

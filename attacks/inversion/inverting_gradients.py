@@ -48,7 +48,7 @@ class InvertingGradients(GradientMatching):
         Literal["gradient", "optimised", "oracle"],
         Field(description="read from the gradient, optimised with the images, or told: an oracle"),
     ] = "gradient"
-    halving: HalvingField = ()
+    halving: HalvingField = (0.3,)
     noise_tv: NoiseField = 3e-3
 
     def recipe(self, *, exact: bool) -> Recipe:

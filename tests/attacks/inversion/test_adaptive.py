@@ -60,8 +60,9 @@ def judged(s, attack):
     return float(units["identified"].mean()), float(units["mse"].mean())
 
 
-def both(scene, model, attack, change, stack):
-    naive = scene(attack.threat, model, change=change)
+def both(scene, model, attack, change, stack, *, clients=8):
+    attack = dataclasses.replace(attack, targets=clients)
+    naive = scene(attack.threat, model, change=change, clients=clients)
     aware = dataclasses.replace(naive, facts=dataclasses.replace(naive.facts, stack=stack))
     return judged(naive, attack), judged(aware, attack)
 
@@ -80,11 +81,13 @@ def test_top_k_is_matched_on_what_was_sent(scene, networks, attack, net):
 @pytest.mark.parametrize("net", ["mlp", "sigmoid-net"])
 @pytest.mark.parametrize("attack", FAST, ids=lambda attack: attack.name)
 def test_signs_are_matched_as_signs(scene, networks, attack, net):
-    naive, aware = both(scene, networks[net](), attack, signs, ("sign(error_feedback=False)",))
+    naive, aware = both(scene, networks[net](), attack, signs, ("sign(error_feedback=False)",), clients=16)
     assert aware[0] >= naive[0]
-    if net == "sigmoid-net" or attack.name == "inverting-gradients":
+    # Behind a ReLU layer on non-negative pixels signs say little more than which pixels are not zero.
+    if net == "sigmoid-net":
         assert aware[0] >= 0.75
-        assert aware[1] < 0.6 * naive[1]
+    if net == "sigmoid-net" or attack.name == "inverting-gradients":
+        assert aware[1] < 0.75 * naive[1]
 
 
 @pytest.mark.parametrize(("net", "multiplier"), [("mlp", 0.01), ("sigmoid-net", 0.03)])
