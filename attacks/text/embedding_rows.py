@@ -45,11 +45,10 @@ class MovedRows:
 def moved_rows(update: Tensor, weights: Tensor, *, error: float = 1e-3) -> MovedRows:
     """Rows that were moved by more than weight decay and noise.
 
-    Where some rows are exactly zero nothing filled them, and every other row is a token. Else rows were filled by weight
-    decay or by noise: the decay is the median coefficient of the update on the weights and is subtracted; what is left of
-    the rows without a token has chi-square squared lengths, whose scale is taken from the median row. This needs fewer
-    than half of the vocabulary in the update. Where no row is zero and most rows are no multiple of their weights in an
-    update without noise, all tokens moved; that case cannot be told from noise by the rows alone, see ``all_moved``.
+    Where some rows are exactly zero nothing filled them, and every other row is a token. Else rows were filled by
+    weight decay or by noise: the decay is the median coefficient of the update on the weights and is subtracted; what
+    is left of the rows without a token has chi-square squared lengths, whose scale is taken from the median row. This
+    needs fewer than half of the vocabulary in the update; an update in clear with more of it is `all_moved`.
 
     Args:
         update: ``(v, w)`` rows of the update.
