@@ -189,7 +189,7 @@ def multi_task(
     trained = [*net.parameters(), heads]
     size = len(data) if local.batch_size is None else local.batch_size
     for _ in range(local.epochs):
-        for rows in torch.randperm(len(data), generator=generator).split(max(1, size)):
+        for rows in torch.split(torch.randperm(len(data), generator=generator), max(1, size)):
             seen.clear()
             task = model.loss(net(data.x[rows]), data.y[rows]).mean()
             below = seen[-1].flatten(1)

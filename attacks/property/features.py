@@ -108,7 +108,8 @@ def melis_features(updates: Tensor, layout: Layout) -> Tensor:
     if not parts:
         return updates.new_zeros(len(updates), 0, dtype=torch.float64)
     whole = torch.cat(parts, dim=1)
-    return whole / whole.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    length: Tensor = whole.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    return whole / length
 
 
 def scale_columns(known: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:

@@ -126,7 +126,8 @@ class Pools:
             ``2 count`` shards, and ``(2 count, p)`` bool; every property holds for half of them, and which others go
             with it is random.
         """
-        made, holds = [], []
+        made: list[Examples] = []
+        holds: list[list[bool]] = []
         for number in range(count):
             kinds = (torch.rand(len(self.properties), generator=generator) < 0.5).tolist()
             made += self.pair(sizes[number % len(sizes)], purity, kinds, generator=generator)

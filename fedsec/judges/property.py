@@ -208,7 +208,7 @@ def _labels(given: PropertyScores, rows: list[int], truths: Tensor, clusters: Te
         return None
     counts = [torch.bincount(one.y.cpu(), minlength=classes).double() / len(one) for one in known]
     share, scores = torch.stack(counts), torch.zeros(len(known), dtype=torch.float64)
-    for cluster in clusters.unique():
+    for cluster in sorted(set(clusters.tolist())):
         own = clusters == cluster
         with_it, without = share[~own & truths], share[~own & ~truths]
         if len(with_it) and len(without):
@@ -219,7 +219,7 @@ def _labels(given: PropertyScores, rows: list[int], truths: Tensor, clusters: Te
 def _curves(name: str, side: _Side) -> dict[str, Tensor]:
     """Areas over rounds: of each round where every round has both kinds, else of all rounds so far."""
     rounds = torch.tensor([number for number, _ in side.sources])
-    numbers = rounds.unique().tolist()
+    numbers = sorted(set(rounds.tolist()))
     alone = all(0 < int(side.truths[rounds == n].sum()) < int((rounds == n).sum()) for n in numbers)
     curves: dict[str, Tensor] = {}
     for label, units in ((name, side.scores), (f"{name} permuted", side.control)):
@@ -238,7 +238,7 @@ def _exposed(side: _Side) -> tuple[Exposure, ...]:
     """Clients (or rounds) whose property was read most surely and rightly; scores are log-odds."""
     right = torch.where(side.truths, side.scores, -side.scores)
     found = []
-    for cluster in side.clusters.unique().tolist():
+    for cluster in sorted(set(side.clusters.tolist())):
         own = (side.clusters == cluster).nonzero().flatten()
         number, sender = side.sources[int(own[0])]
         unit = f"the aggregate of round {number}" if sender == "server" else sender
