@@ -3,5 +3,5 @@
 import subprocess
 import sys
 
-for name in ("benchmarks.rounds", "benchmarks.memory", "benchmarks.population"):
+for name in ("benchmarks.rounds", "benchmarks.memory", "benchmarks.population", "benchmarks.inversion"):
     subprocess.run([sys.executable, "-m", name], check=True)

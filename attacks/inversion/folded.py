@@ -20,7 +20,7 @@ from fedsec.models.flat import FlatModel, Slot
 from .lane_products import Layer, Norm, Products, Scale, channels, rows
 from .winograd import WinogradConv, fits
 
-WIDE = 32
+WIDE = 20
 """3x3 convolutions of at least this many channels in and out, on the mean, run by Winograd's algorithm on a CPU."""
 
 
@@ -212,5 +212,7 @@ class SharedGradients:
         layers = tuple(self._layers[index] for index, _, _ in seen)
         return cast(
             Tensor,
-            Products.apply(layers, len(outputs), self.size, *(given for _, given, _ in seen), *slopes),
+            Products.apply(  # type: ignore[no-untyped-call]
+                layers, len(outputs), self.size, *(given for _, given, _ in seen), *slopes
+            ),
         )

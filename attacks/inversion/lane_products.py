@@ -10,10 +10,14 @@ from torch import Tensor, nn
 
 from fedsec.models.flat import Slot
 
-from .winograd import WinogradConv, along, back_along, weight_gradients
+from .winograd import CONSTANT, WinogradConv, along, back_along, weight_gradients
 
 UNFOLDED = 1 << 21
 """Convolutions of fewer multiplications per example than this run as one matrix product over all unfolded inputs."""
+FEW_PLACES = 256
+"""So do convolutions with fewer outputs per channel than this, whose unfolded inputs are small beside the weights."""
+
+Convolution = nn.Conv2d | WinogradConv
 
 
 @dataclass(frozen=True)
@@ -103,13 +107,16 @@ class Products(torch.autograd.Function):
         ctx.tiles, ctx.columns = {}, {}
         for i, layer in enumerate(layers):
             module, given, slope = layer.module, tensors[i], tensors[len(layers) + i]
-            if isinstance(module, WinogradConv):
-                seen, outer = _transformed(module, slope)
+            if isinstance(module, WinogradConv) and module.seen is not None:
+                seen = module.seen
+                outer = module.slope  # the first layer's backward pass did not run
+                if outer is None:
+                    outer = module.transforms.outputs_adjoint(slope.permute(0, 2, 3, 1))
                 ctx.tiles[i] = seen, outer
-                bias = slope.reshape(lanes, -1, slope.shape[1], slope[0, 0].numel()).sum((1, 3))
+                bias = outer[CONSTANT].view(lanes, -1, outer.shape[2]).sum(1)
                 layer.write(flat, weight_gradients(seen, outer, lanes, module.transforms), bias)
                 continue
-            if isinstance(module, nn.Conv2d) and _is_small(module, slope):
+            if isinstance(module, nn.Conv2d | WinogradConv) and _is_small(module, slope):
                 ctx.columns[i] = _unfold(module, given)
             layer.write(flat, *_products(module, given, slope, lanes, ctx.columns.get(i)))
         ctx.layers, ctx.lanes = layers, lanes
@@ -117,7 +124,7 @@ class Products(torch.autograd.Function):
         return flat
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:
         """Args: direction: ``(l, p)``."""
         many = len(ctx.layers)
@@ -141,13 +148,6 @@ class Products(torch.autograd.Function):
         return None, None, None, *to_given, *to_slopes
 
 
-def _transformed(conv: WinogradConv, slope: Tensor) -> tuple[Tensor, Tensor]:
-    """Transformed inputs of the last pass and slopes, which the first layer's backward pass did not need."""
-    if conv.slope is not None:
-        return conv.seen, conv.slope
-    return conv.seen, conv.transforms.outputs_adjoint(slope.permute(0, 2, 3, 1))
-
-
 def _products(
     module: nn.Module, given: Tensor, slope: Tensor, lanes: int, columns: Tensor | None
 ) -> tuple[Tensor, Tensor]:
@@ -155,11 +155,10 @@ def _products(
     if isinstance(module, nn.Linear):
         left, right = slope.reshape(lanes, -1, slope.shape[-1]), given.reshape(lanes, -1, given.shape[-1])
         return left.mT @ right, left.sum(1)
-    summed = slope.reshape(lanes, -1, slope.shape[1], slope[0, 0].numel())
-    bias = summed.sum((1, 3))
+    bias = _sum(slope, lanes)
     if isinstance(module, Scale):
-        return (summed * given.reshape(summed.shape)).sum((1, 3)), bias
-    module = cast(nn.Conv2d, module)
+        return _sum(slope * given, lanes), bias
+    module = cast(Convolution, module)
     if columns is not None:
         per_example = slope.flatten(2) @ columns.mT
         return per_example.view(lanes, -1, *module.weight.shape).sum(1), bias
@@ -167,7 +166,7 @@ def _products(
     options = (list(module.stride), list(module.padding), list(module.dilation), False, [0, 0], 1)
     parts = [
         torch.ops.aten.convolution_backward(d, a, module.weight, None, *options, [False, True, False])[1]
-        for a, d in zip(given.split(size), slope.split(size), strict=True)
+        for a, d in zip(torch.split(given, size), torch.split(slope, size), strict=True)
     ]
     return torch.stack(parts), bias
 
@@ -191,42 +190,53 @@ def _adjoint(
     if isinstance(module, Scale):
         gain, shift = (_channels_of_lanes(each, size, slope) for each in (weight, cast(Tensor, bias)))
         return slope * gain if wanted else None, torch.addcmul(shift, given, gain)
-    module = cast(nn.Conv2d, module)
+    module = cast(Convolution, module)
     if columns is not None:
-        rows = weight.flatten(2).repeat_interleave(size, 0)
-        to_slope = rows @ columns
+        kernels = weight.flatten(2).repeat_interleave(size, 0)
+        to_slope = kernels @ columns
         if bias is not None:
             to_slope = to_slope + bias.repeat_interleave(size, 0).unsqueeze(2)
-        back = _fold(module, rows.mT @ slope.flatten(2), given) if wanted else None
+        back = _fold(module, kernels.mT @ slope.flatten(2), given) if wanted else None
         return back, to_slope.view(slope.shape)
     options = (list(module.stride), list(module.padding), list(module.dilation))
     to_given = torch.empty_like(given) if wanted else None
     to_slope = torch.empty_like(slope)
     for lane in range(lanes):
-        rows = slice(lane * size, (lane + 1) * size)
-        a, d, w = given[rows], slope[rows], weight[lane]
-        to_slope[rows] = torch.ops.aten.convolution(
+        own = slice(lane * size, (lane + 1) * size)
+        a, d, w = given[own], slope[own], weight[lane]
+        to_slope[own] = torch.ops.aten.convolution(
             a, w, None if bias is None else bias[lane], *options, False, [0, 0], 1
         )
         if to_given is not None:
-            to_given[rows] = torch.ops.aten.convolution_backward(
+            to_given[own] = torch.ops.aten.convolution_backward(
                 d, a, w, None, *options, False, [0, 0], 1, [True, False, False]
             )[0]
     return to_given, to_slope
 
 
-def _is_small(module: nn.Conv2d, slope: Tensor) -> bool:
-    return slope.device.type != "cpu" or module.weight.numel() * slope[0, 0].numel() < UNFOLDED
+def _sum(x: Tensor, lanes: int) -> Tensor:
+    """Of all positions of each channel, ``(l * b, c, *)`` to ``(l, c)``."""
+    per_example = x.sum(tuple(range(2, x.ndim))) if x.ndim > 2 else x
+    return per_example.view(lanes, -1, x.shape[1]).sum(1)
 
 
-def _unfold(module: nn.Conv2d, x: Tensor) -> Tensor:
-    options = {"dilation": module.dilation, "padding": module.padding, "stride": module.stride}
-    return nn.functional.unfold(x, module.kernel_size, **options)
+def _is_small(module: Convolution, slope: Tensor) -> bool:
+    places = slope[0, 0].numel()
+    return slope.device.type != "cpu" or places < FEW_PLACES or module.weight.numel() * places < UNFOLDED
 
 
-def _fold(module: nn.Conv2d, columns: Tensor, like: Tensor) -> Tensor:
-    options = {"dilation": module.dilation, "padding": module.padding, "stride": module.stride}
-    return nn.functional.fold(columns, like.shape[2:], module.kernel_size, **options)
+def _unfold(module: Convolution, x: Tensor) -> Tensor:
+    size, dilation, padding, stride = _geometry(module)
+    return nn.functional.unfold(x, size, dilation, padding, stride)
+
+
+def _fold(module: Convolution, columns: Tensor, like: Tensor) -> Tensor:
+    size, dilation, padding, stride = _geometry(module)
+    return nn.functional.fold(columns, like.shape[2:], size, dilation, padding, stride)
+
+
+def _geometry(module: Convolution) -> tuple[tuple[int, ...], ...]:
+    return module.kernel_size, module.dilation, cast("tuple[int, ...]", module.padding), module.stride
 
 
 def _at(flat: Tensor, slot: Slot) -> Tensor:

@@ -162,7 +162,7 @@ class Products(torch.autograd.Function):
         return inner.view(-1), squared.view(-1)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, to_inner: Tensor, to_squared: Tensor) -> tuple[Tensor, None]:
         """``(l,)`` and ``(l,)`` to ``(l, p)``; targets are constant."""
         gradients, targets = ctx.saved_tensors

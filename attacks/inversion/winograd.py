@@ -34,6 +34,8 @@ _G = [
     [0, 0, 1],
 ]
 _A = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
+SMALLEST = 16
+"""Side in pixels from which images have enough tiles to pay for the transforms of the weights."""
 CONSTANT = 7
 """A number added at this place of a transformed tile (row 1, column 1) is added to each of the tile's 16 outputs."""
 
@@ -96,11 +98,12 @@ class WinogradConv(nn.Module):
 
     Attributes:
         weight: ``(out, in, 3, 3)``.
-        seen: transformed inputs of the last forward pass.
+        seen: transformed inputs of the last forward pass, if it ran by Winograd's algorithm.
         slope: transformed slopes of the last backward pass, if there was one.
     """
 
     weight: Tensor
+    kernel_size, stride, padding, dilation = (3, 3), (1, 1), (1, 1), (1, 1)
 
     def __init__(self, module: nn.Conv2d) -> None:
         """Args: module: what it computes."""
@@ -109,12 +112,15 @@ class WinogradConv(nn.Module):
         self.bias = None if module.bias is None else module.bias.detach()
         self.transforms = Transforms(module.weight)
         self.transformed = self.transforms.weights(self.weight)
-        self.seen = self.weight.new_empty(0)
+        self.seen: Tensor | None = None
         self.slope: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """``(n, in, h, w)`` to ``(n, out, h, w)``."""
-        return cast(Tensor, Forward.apply(x, self))
+        if min(x.shape[2:]) < SMALLEST:
+            self.seen = self.slope = None
+            return nn.functional.conv2d(x, self.weight, self.bias, padding=1)
+        return cast(Tensor, Forward.apply(x, self))  # type: ignore[no-untyped-call]
 
 
 def fits(module: nn.Conv2d) -> bool:
@@ -140,7 +146,7 @@ class Forward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
         """``(n, out, h, w)`` to ``(n, in, h, w)``."""
-        return cast(Tensor, Back.apply(slope, ctx.conv)), None
+        return cast(Tensor, Back.apply(slope, ctx.conv)), None  # type: ignore[no-untyped-call]
 
 
 class Back(torch.autograd.Function):
@@ -156,7 +162,7 @@ class Back(torch.autograd.Function):
         return conv.transforms.inputs_adjoint(conv.slope @ conv.transformed, shape).permute(0, 3, 1, 2)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, tangent: Tensor) -> tuple[Tensor, None]:
         """``(n, in, h, w)`` to ``(n, out, h, w)``."""
         conv, nhwc = ctx.conv, tangent.permute(0, 2, 3, 1)
