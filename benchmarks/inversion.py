@@ -134,8 +134,8 @@ def table(report):
         "# Gradient inversion beside breaching",
         "",
         "Written by `python -m benchmarks.inversion`. The first images of CIFAR-10, one per gradient; both sides get"
-        " the same models, gradients, labels (but for DLG, which optimises them), starting points, number of evaluations"
-        " (double backward passes) and settings: those of breaching's own `invertinggradients.yaml` and"
+        " the same models, gradients, labels (but for DLG, which optimises them), starting points, number of"
+        " evaluations (double backward passes) and settings: those of breaching's own `invertinggradients.yaml` and"
         " `deepleakage.yaml` with fewer iterations. Each side has two processes of one thread with half of the targets"
         " each; breaching attacks them one after the other, fedsec in batches. Batch norm uses public statistics."
         " Time to level: until the median PSNR over all targets is that of the side which ends lower (best iterate by"

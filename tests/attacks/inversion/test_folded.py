@@ -93,7 +93,7 @@ def _fast(gradients, x, y, target):
     seed=st.integers(0, 99),
 )
 def test_it_equals_plain_autograd(
-    norm, activation, channels, bias, stride, lanes, size, public, unfolded, seed
+    norm, activation, channels, bias, stride, lanes, size, public, unfolded, smallest, seed
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(), pytest.MonkeyPatch.context() as patch:
