@@ -107,6 +107,7 @@ class Federation:
             self._coalition = Coalition(adversary, facts, setup, self.population)
         self._engine, self._workers = engine, workers
         self._present: list[tuple[int, int]] = []
+        self._sent: dict[int, Tensor] = {}
         # Where a stage makes every client count once, nobody's number of examples travels.
         once = any(defense.unit_weights for defense in stack)
         self._counts_travel = setup.weighting == "examples" and not once
@@ -183,7 +184,9 @@ class Federation:
         ours, theirs = answered[~taken].tolist(), answered[taken].tolist()
         self._present.append((len(theirs), len(ours)))
         shards = {c: setup.shard(c, stages.data_hooks) for c in ours}
-        ours = [c for c in ours if len(shards[c])]
+        ours = [c for c in ours if len(shards[c]) and self._accepts(number, c, shards[c])]
+        if stages.inspects:
+            self._sent |= dict.fromkeys(drawn.asked.tolist(), self.model)
         reach = dict(zip(answered.tolist(), effort.tolist(), strict=True))
         chunks = self._uploads(number, ours, theirs, shards, reach, honest, controlled)
         nobody = Plain(self.model.new_zeros(0, self.model.numel()), self.model.new_zeros(0, dtype=torch.float64))
@@ -195,6 +198,15 @@ class Federation:
             aggregate = stages.rule.aggregate(cohort, context)
             stages.note_rule(context)
         self._apply(number, aggregate, shards)
+
+    def _accepts(self, number: int, client: int, shard: Shard) -> bool:
+        """Whether a client trains on the model that it was sent; one that refuses sends nothing and is counted."""
+        if not self.stages.inspects:
+            return True
+        agreed, previous = self.setup.model, self._sent.get(client, self.setup.initial)
+        reason = self.stages.refuses(self.model, previous, shard.examples(), number, client, sent=agreed, agreed=agreed)
+        self.ledger.refuse(f"{reason} refused the model", 1 if reason else 0)
+        return not reason
 
     def _broadcast(self, number: int, drawn: RoundCohort) -> None:
         size = self.model.numel() * self.model.element_size()

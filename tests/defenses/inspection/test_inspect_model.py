@@ -111,3 +111,22 @@ def test_a_model_of_no_number_is_refused():
 def test_the_threshold_grows_as_fewer_false_alarms_are_wanted():
     assert InspectModel(false_positives=0.06).threshold == pytest.approx(2.326, abs=1e-3)
     assert InspectModel(false_positives=0.001).threshold > InspectModel(false_positives=0.01).threshold
+
+
+def test_an_honest_federation_pays_for_false_alarms_and_says_so():
+    """Clients inspect in every round; a threshold that refuses everything leaves the model as it was."""
+    setup = federation(lambda: mlp(64), clients=3, each=32, local=LOCAL, rounds=3)
+    kept = Federation(setup, (InspectModel(walks=1, steps=2),)).run()
+    assert "inspect-model.refused" in kept.diagnostics
+    assert kept.diagnostics["inspect-model.refused"] <= 0.2
+    plain = Federation(setup).run()
+    assert abs(kept.accuracy[-1] - plain.accuracy[-1]) < 0.15
+
+    class Never(InspectModel):
+        def inspect(self, model, previous, shard, context):
+            return super().inspect(model, previous, shard, context) and False
+
+    refused = Federation(setup, (Never(walks=1, steps=2),)).run()
+    assert torch.equal(refused.released, setup.initial)
+    assert refused.ledger.refused == {"inspect-model refused the model": 9}
+    assert refused.ledger.uploads == 0
