@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor
 
 from fedsec.protocol.events import Topic
+from fedsec.protocol.evidence import OwnerScores
 from fedsec.protocol.facts import PublicFacts
 from fedsec.protocol.outcome import NotApplicable
 from fedsec.protocol.view import Seen, View
@@ -47,6 +50,15 @@ def by_round(view: View, facts: PublicFacts, topic: Topic) -> list[tuple[Tensor,
     return [(models[number], [event for event in events if event.round == number]) for number in rounds]
 
 
-def usual(scores: Tensor) -> Tensor:
-    """Scores with what is no number put lowest, so that a diverged model is an attack that failed, not an error."""
-    return torch.nan_to_num(scores.double(), nan=torch.finfo(torch.float64).min)
+def per_client(rounds: Iterable[tuple[Sequence[Seen], Tensor]]) -> OwnerScores:
+    """Each client's mean over the rounds in which it was seen.
+
+    Args:
+        rounds: its uploads and a row ``(k, m)`` of scores for each of them.
+    """
+    seen: dict[int, list[Tensor]] = {}
+    for events, rows in rounds:
+        for event, row in zip(events, rows, strict=True):
+            seen.setdefault(int(event.sender.partition(":")[2]), []).append(row)
+    clients = tuple(sorted(seen))
+    return OwnerScores(clients=clients, scores=torch.stack([torch.stack(seen[c]).mean(0) for c in clients], dim=1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -11,14 +10,14 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsec.protocol.events import Topic
-from fedsec.protocol.evidence import MembershipScores
+from fedsec.protocol.evidence import OwnerScores
 from fedsec.protocol.facts import PublicFacts
 from fedsec.protocol.outcome import NotApplicable
 from fedsec.protocol.parties import Attack
 from fedsec.protocol.view import View
 from fedsec.threat import Capability, Knowledge, Paper, Stage, Taxonomy, ThreatModel
 
-from .base import FAMILY, MEMBERSHIP, by_round, spread
+from .base import FAMILY, MEMBERSHIP, by_round, per_client, spread
 from .signals import gradient_cosines, local_confidences
 
 
@@ -47,33 +46,15 @@ def outside_probabilities(signals: Tensor, *, per_sample: bool) -> Tensor:
     return torch.special.ndtr((values - mean) / (variance + 1e-12).sqrt())
 
 
-def over_rounds(rounds: Iterable[tuple[Sequence[str], Tensor]]) -> Tensor:
-    """Mean over the rounds of each client, and then the client for whom membership is likeliest.
-
-    Args:
-        rounds: senders and their ``(k, n)`` probabilities.
-
-    Returns:
-        ``(n,)``.
-    """
-    seen: dict[str, list[Tensor]] = {}
-    for senders, rows in rounds:
-        for sender, row in zip(senders, rows, strict=True):
-            seen.setdefault(sender, []).append(row)
-    return torch.stack([torch.stack(rows).mean(0) for rows in seen.values()]).amax(0)
-
-
 @dataclass(frozen=True, kw_only=True)
 class AllForOne(Attack):
     """Test each client's update against those of the others, round by round, without training any shadow model.
 
-    The paper attacks one client and takes members of other clients for its non-members; those are in one of the
-    other updates, which are then no updates without the example. Here non-members were never trained on, and a member
-    may be held by any client: the client with the highest mean probability counts. When that is not the owner, the
-    owner is among the references and widens their spread, which costs power and never helps. One-sided as in the
-    paper: a client that shows less of an example than others is no evidence for anything. What makes an example easy
-    for every client is taken away, with what the global model has learnt of it: where that is much, the plain loss
-    or cosine finds more members, and this test those that stand out at their owner.
+    As in the paper each client is attacked by itself: is the example in *its* data? The paper's code takes members of
+    other clients for non-members; those are in one of the other updates, which are then no updates without the
+    example. Here non-members were never trained on. One-sided as in the paper: a client that shows less of an example
+    than others is no evidence for anything. What makes an example easy for every client is taken away, with what the
+    global model has learnt of it.
     """
 
     name: ClassVar[str] = "fedmia"
@@ -116,7 +97,7 @@ class AllForOne(Attack):
         """Evenly spaced rounds."""
         return spread(total, self.rounds_used)
 
-    def run(self, view: View, facts: PublicFacts, *, generator: torch.Generator) -> MembershipScores:
+    def run(self, view: View, facts: PublicFacts, *, generator: torch.Generator) -> OwnerScores:
         """See `Attack.run`; draws nothing.
 
         Raises:
@@ -130,7 +111,7 @@ class AllForOne(Attack):
             updates = torch.stack([event.values for event in events])
             signals = read(facts.model, model, facts.candidates, updates)
             found = outside_probabilities(signals, per_sample=self.variance == "per-sample")
-            rounds.append(([event.sender for event in events], found))
+            rounds.append((events, found))
         if not rounds:
             raise NotApplicable("no round has three updates: there are no other clients to compare with")
-        return MembershipScores(scores=over_rounds(rounds))
+        return per_client(rounds)

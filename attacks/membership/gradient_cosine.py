@@ -7,31 +7,30 @@ from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from fedsec.protocol.events import Topic
-from fedsec.protocol.evidence import MembershipScores
+from fedsec.protocol.evidence import MembershipScores, OwnerScores
 from fedsec.protocol.facts import PublicFacts
 from fedsec.protocol.parties import Attack
 from fedsec.protocol.view import View
 from fedsec.threat import Capability, Knowledge, Paper, Stage, Taxonomy, ThreatModel
 
-from .base import FAMILY, MEMBERSHIP, by_round, spread
+from .base import FAMILY, MEMBERSHIP, by_round, per_client, spread
 from .signals import gradient_cosines
 
 
 @dataclass(frozen=True, kw_only=True)
 class GradientCosine(Attack):
-    """Score each candidate by the cosine of its gradient with the update of the client that fits it best.
+    """Score each candidate for each client by the cosine of its gradient with the client's updates.
 
     In an overparameterised model gradients of different examples are nearly orthogonal, so an update has a positive
     cosine with the examples behind it and about none with others. Cosines are averaged over the rounds in which a
-    client is seen; the paper attacks one client, here any client may hold a candidate and the highest mean counts.
-    Where only the aggregate can be read it stands for all clients together.
+    client is seen. Where only the aggregate can be read it stands for all clients together, and candidates are scored
+    for the federation as a whole.
     """
 
     name: ClassVar[str] = "gradient-cosine"
-    summary: ClassVar[str] = "Calls those examples members whose gradients point where some client's updates point"
+    summary: ClassVar[str] = "Calls those examples members whose gradients point where a client's updates point"
     family: ClassVar[str] = FAMILY
     paper: ClassVar[Paper | None] = Paper(
         title="Effective Passive Membership Inference Attacks in Federated Learning Against Overparameterized Models",
@@ -61,17 +60,17 @@ class GradientCosine(Attack):
         """Evenly spaced rounds."""
         return spread(total, self.rounds_used)
 
-    def run(self, view: View, facts: PublicFacts, *, generator: torch.Generator) -> MembershipScores:
+    def run(self, view: View, facts: PublicFacts, *, generator: torch.Generator) -> MembershipScores | OwnerScores:
         """See `Attack.run`; draws nothing.
 
         Raises:
             NotApplicable: no model of an attacked round can be read.
         """
         topic = Topic.UPLOAD if view.of(Topic.UPLOAD) else Topic.AGGREGATE
-        seen: dict[str, list[Tensor]] = {}
+        rounds = []
         for model, events in by_round(view, facts, topic):
             updates = torch.stack([event.values for event in events])
-            for event, row in zip(events, gradient_cosines(facts.model, model, facts.candidates, updates), strict=True):
-                seen.setdefault(event.sender, []).append(row)
-        means = torch.stack([torch.stack(rows).mean(0) for rows in seen.values()])
-        return MembershipScores(scores=means.amax(0))
+            rounds.append((events, gradient_cosines(facts.model, model, facts.candidates, updates)))
+        if topic == Topic.UPLOAD:
+            return per_client(rounds)
+        return MembershipScores(scores=torch.cat([rows for _, rows in rounds]).mean(0))

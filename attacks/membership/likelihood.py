@@ -33,7 +33,7 @@ def likelihood_ratio(target: Tensor, shadows: Tensor, inside: Tensor, *, per_sam
     return parts[0] - parts[1]
 
 
-def outside_score(target: Tensor, shadows: Tensor, *, per_sample: bool) -> Tensor:
+def outside_score(target: Tensor, shadows: Tensor, *, per_sample: bool, inside: Tensor | None = None) -> Tensor:
     """LiRA's offline score: in how many deviations the target's confidence exceeds that of models without the example.
 
     One-sided (Carlini et al. 2022, section IV-D): ``1 - Pr[Z > confidence]`` grows with it, and unlike that
@@ -41,10 +41,13 @@ def outside_score(target: Tensor, shadows: Tensor, *, per_sample: bool) -> Tenso
 
     Args:
         target: ``(m,)``.
-        shadows: ``(s, m)`` confidences under models that were not trained on any of the examples, ``s >= 2``.
+        shadows: ``(s, m)`` confidences under the shadow models.
         per_sample: whether each example has a variance of its own.
+        inside: ``(s, m)`` bool, shadows that were trained on the example and are not looked at; none by default.
+            At least two must be left for each example.
     """
-    centre, deviation = _gaussian(shadows, torch.ones_like(shadows, dtype=torch.bool), per_sample=per_sample)
+    outside = torch.ones_like(shadows, dtype=torch.bool) if inside is None else ~inside
+    centre, deviation = _gaussian(shadows, outside, per_sample=per_sample)
     return (target.double() - centre) / deviation
 
 

@@ -7,7 +7,6 @@ from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from fedsec.membership import loss_scores
 from fedsec.protocol.events import Topic
@@ -17,7 +16,7 @@ from fedsec.protocol.parties import Attack
 from fedsec.protocol.view import View
 from fedsec.threat import Capability, Knowledge, Paper, Stage, Taxonomy, ThreatModel
 
-from .base import FAMILY, RELATED, by_round, spread
+from .base import FAMILY, RELATED, by_round, per_client, spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +65,7 @@ class SourceInference(Attack):
         Raises:
             NotApplicable: no model of an attacked round can be read.
         """
-        seen: dict[int, list[Tensor]] = {}
+        rounds = []
         for model, events in by_round(view, facts, Topic.UPLOAD):
             fits = torch.stack(
                 [
@@ -74,8 +73,5 @@ class SourceInference(Attack):
                     for event in events
                 ]
             )
-            for event, row in zip(events, fits - fits.mean(0), strict=True):
-                seen.setdefault(int(event.sender.partition(":")[2]), []).append(row)
-        clients = tuple(sorted(seen))
-        scores = torch.stack([torch.stack(seen[client]).mean(0) for client in clients], dim=1)
-        return OwnerScores(clients=clients, scores=scores)
+            rounds.append((events, fits - fits.mean(0)))
+        return per_client(rounds)

@@ -6,8 +6,8 @@ import torch
 from membership_toy import truth_of
 from scipy import stats
 
-from fedsec.judges.membership import MembershipJudge
-from fedsec.protocol.evidence import AdversarialInputs, MembershipScores
+from fedsec.judges.membership import MembershipJudge, of_each_client
+from fedsec.protocol.evidence import AdversarialInputs, MembershipScores, OwnerScores
 from fedsec.protocol.outcome import NotApplicable
 from fedsec.statistics.pooling import pool
 
@@ -80,6 +80,24 @@ def test_non_members_are_never_named():
     scores = torch.arange(200, dtype=torch.float64)
     found = MembershipJudge().measure(MembershipScores(scores=scores), truth).exposed
     assert [one.unit for one in found] == ["candidate 198"]
+
+
+def test_scores_for_each_client_are_asked_of_each_client():
+    """Members count at their owner, non-members everywhere, members of other clients nowhere."""
+    scores = torch.tensor([[9.0, 0.0], [0.0, 8.0], [1.0, 2.0], [5.0, 5.0]])
+    members, owners = torch.tensor([True, True, False, True]), torch.tensor([0, 1, -1, 7])
+    asked = of_each_client(scores, (0, 1), members, owners)
+    assert asked.scores.tolist() == [9, 8, 1, 2]
+    assert asked.members.tolist() == [True, True, False, False]
+    assert asked.rows.tolist() == [0, 1, 2, 2]
+    truth = replace(truth_of(4), members=members, owners=owners)
+    judgement = MembershipJudge().measure(OwnerScores(clients=(0, 1), scores=scores), truth)
+    assert pool([judgement.measurements[0]], generator=np.random.default_rng(0)).value == 1
+    assert "each client by itself" in judgement.notes[0]
+    assert "1 members are left out" in judgement.notes[1]
+    assert [one.unit for one in judgement.exposed][:2] == ["candidate 0 of client:0", "candidate 1 of client:1"]
+    with pytest.raises(ValueError, match="expected scores of shape"):
+        MembershipJudge().measure(OwnerScores(clients=(0,), scores=scores), truth)
 
 
 def test_without_a_challenge_it_is_not_applicable():

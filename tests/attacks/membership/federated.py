@@ -110,4 +110,6 @@ def look_alikes():
     """A challenge whose "members" were never trained on either: the first half of the hold-out against the second."""
     held = setup().split.holdout
     members = torch.arange(len(held)) % 2 == 0
-    return dataclasses.replace(CHALLENGE, candidates=held, members=members, owners=torch.full((len(held),), -1))
+    return dataclasses.replace(
+        CHALLENGE, candidates=held, members=members, owners=torch.where(members, torch.arange(len(held)) % 4, -1)
+    )

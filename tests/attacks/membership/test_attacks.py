@@ -8,8 +8,9 @@ import pytest
 import torch
 from federated import CHALLENGE, ROUNDS, facts_for, look_alikes, noise, setup, trained, truth_for, view_of
 
+from fedsec.attacks.membership.base import per_client
 from fedsec.attacks.membership.client_membership import ClientMembership
-from fedsec.attacks.membership.fedmia import AllForOne, outside_probabilities, over_rounds
+from fedsec.attacks.membership.fedmia import AllForOne, outside_probabilities
 from fedsec.attacks.membership.gradient_cosine import GradientCosine
 from fedsec.attacks.membership.lira import LikelihoodRatio
 from fedsec.attacks.membership.loss_threshold import LossThreshold
@@ -20,10 +21,12 @@ from fedsec.attacks.membership.source_inference import SourceInference
 from fedsec.audit.shadows import Shadows
 from fedsec.errors import NotKnownError
 from fedsec.federation.rounds import Federation
+from fedsec.judges.membership import of_each_client
 from fedsec.judges.participation import ParticipationJudge
 from fedsec.judges.source import SourceJudge
 from fedsec.measure import roc
 from fedsec.protocol.events import Topic
+from fedsec.protocol.evidence import OwnerScores
 from fedsec.protocol.outcome import NotApplicable
 from fedsec.protocol.view import View
 
@@ -33,9 +36,10 @@ STRONG = {
     "lira-offline": (LikelihoodRatio(shadows=8, mode="offline", examples=60), 0.65),
     "rmia": (RobustMembership(shadows=4, examples=60), 0.72),
     "rmia-online": (RobustMembership(shadows=8, mode="online"), 0.8),
-    "gradient-cosine": (GradientCosine(rounds_used=ROUNDS), 0.66),
-    "fedmia": (AllForOne(rounds_used=ROUNDS), 0.58),
-    "fedmia-loss": (AllForOne(rounds_used=ROUNDS, signal="loss"), 0.58),
+    "gradient-cosine": (GradientCosine(rounds_used=ROUNDS), 0.7),
+    "fedmia": (AllForOne(rounds_used=ROUNDS), 0.7),
+    "fedmia-per-sample": (AllForOne(rounds_used=ROUNDS, variance="per-sample"), 0.65),
+    "fedmia-loss": (AllForOne(rounds_used=ROUNDS, signal="loss"), 0.7),
     "loss-trajectory": (LossTrajectory(rounds_used=ROUNDS), 0.62),
     "loss-threshold": (LossThreshold(), 0.7),
 }
@@ -58,22 +62,27 @@ def area(scores, members):
     return roc(scores[members], scores[~members]).auc
 
 
+def found(evidence, challenge=CHALLENGE):
+    """The area, asked of each client where the attack scores clients."""
+    if isinstance(evidence, OwnerScores):
+        asked = of_each_client(evidence.scores, evidence.clients, challenge.members, challenge.owners)
+        return area(asked.scores, asked.members)
+    return area(evidence.scores, challenge.members)
+
+
 @every
 def test_finds_members_of_an_overfitted_federation(name, folder):
     attack, least = STRONG[name]
-    scores = run(attack, view_of(attack), facts_for(attack, folder)).scores
-    assert scores.shape == CHALLENGE.members.shape
-    assert scores.dtype == torch.float64
-    assert area(scores, CHALLENGE.members) > least
+    evidence = run(attack, view_of(attack), facts_for(attack, folder))
+    assert len(evidence.scores) == len(CHALLENGE.members)
+    assert evidence.scores.dtype == torch.float64
+    assert found(evidence) > least
 
 
 @every
 def test_falls_to_its_floor_when_its_view_is_noise(name, folder):
     attack, _ = STRONG[name]
-    areas = [
-        area(run(attack, noise(view_of(attack), seed), facts_for(attack, folder)).scores, CHALLENGE.members)
-        for seed in range(4)
-    ]
+    areas = [found(run(attack, noise(view_of(attack), seed), facts_for(attack, folder))) for seed in range(4)]
     assert abs(sum(areas) / 4 - 0.5) < 0.13
 
 
@@ -81,8 +90,8 @@ def test_falls_to_its_floor_when_its_view_is_noise(name, folder):
 def test_falls_to_its_floor_when_nobody_was_trained_on(name, folder):
     attack, _ = STRONG[name]
     challenge = look_alikes()
-    scores = run(attack, view_of(attack), facts_for(attack, folder, challenge=challenge)).scores
-    assert abs(area(scores, challenge.members) - 0.5) < 0.17
+    evidence = run(attack, view_of(attack), facts_for(attack, folder, challenge=challenge))
+    assert abs(found(evidence, challenge) - 0.5) < 0.17
 
 
 @every
@@ -94,10 +103,11 @@ def test_a_diverged_model_is_no_error(name, folder):
 
 
 def test_lira_beats_one_threshold_for_all_where_examples_are_unequally_hard(folder):
-    def found(attack):
-        return area(run(attack, view_of(attack), facts_for(attack, folder)).scores, CHALLENGE.members)
-
-    assert found(LikelihoodRatio(shadows=8)) > found(LossThreshold()) + 0.05
+    lira, threshold = (
+        found(run(attack, view_of(attack), facts_for(attack, folder)))
+        for attack in (LikelihoodRatio(shadows=8), LossThreshold())
+    )
+    assert lira > threshold + 0.05
 
 
 def test_attacks_of_one_audit_train_their_shadows_once(folder, monkeypatch):
@@ -157,9 +167,11 @@ def test_outside_probabilities_leave_each_client_out():
     assert (found[:3, 1] < 0.5).all()
 
 
-def test_rounds_are_averaged_per_client_and_the_likeliest_counts():
-    rounds = [(("a", "b"), torch.tensor([[0.2], [0.9]])), (("a",), torch.tensor([[0.6]]))]
-    assert over_rounds(rounds).item() == pytest.approx(0.9)
+def test_rounds_are_averaged_for_each_client():
+    a, b = view_of(AllForOne(rounds_used=1)).of(Topic.UPLOAD)[:2]
+    found = per_client([((a, b), torch.tensor([[0.2], [0.9]])), ((a,), torch.tensor([[0.6]]))])
+    assert found.clients == (0, 1)
+    torch.testing.assert_close(found.scores, torch.tensor([[0.4, 0.9]]))
 
 
 def test_fedmia_needs_other_clients(folder):
@@ -186,13 +198,13 @@ def test_clients_that_took_part_are_found(references, folder):
     attack = ClientMembership(references=references, examples=60)
     truth = truth_for(attack)
 
-    def found(view):
+    def units(view):
         evidence = run(attack, view, facts_for(attack, folder))
         return ParticipationJudge().measure(evidence, truth).measurements[0].units
 
-    scores = found(view_of(attack))
+    scores = units(view_of(attack))
     assert area(scores, truth.participants) == 1
-    blind = [area(found(noise(view_of(attack), seed)), truth.participants) for seed in range(6)]
+    blind = [area(units(noise(view_of(attack), seed)), truth.participants) for seed in range(6)]
     assert 0.15 < sum(blind) / 6 < 0.85
 
 
