@@ -38,8 +38,9 @@ def test_many_clients_at_once_are_the_same_clients(audit, label):
     many = facts.simulate_many(facts.initial, shards, [3, 4, 5])
     single = torch.stack([facts.simulate(facts.initial, s, d) for s, d in zip(shards, [3, 4, 5], strict=True)])
     assert torch.allclose(many, single, atol=1e-6)
-    # another draw is another order of batches and, behind local noise, other noise
-    assert not torch.allclose(many[0], facts.simulate(facts.initial, shards[0], 6), atol=1e-6)
+    # with one batch per client another draw shows only in the noise
+    other = facts.simulate(facts.initial, shards[0], 6)
+    assert torch.allclose(many[0], other, atol=1e-6) == (label == "none")
 
 
 def test_auxiliary_examples_are_nobodys(audit):
