@@ -24,9 +24,10 @@ from fedsec.protocol.parties import Planted
 from fedsec.protocol.view import Seen, View
 from fedsec.threat import Knowledge, Paper
 
+from ..inversion.closed_form import single_input
 from ..inversion.inverting_gradients import InvertingGradients
 from ..inversion.layers import LinearSlots, first_layer, head
-from ..inversion.linear_layer import LinearLayerInversion, single_input
+from ..inversion.linear_layer import LinearLayerInversion
 from ..inversion.victims import Victim, choose
 from .base import Malicious, gathered, planting, real_inputs
 

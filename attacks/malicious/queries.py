@@ -58,17 +58,21 @@ def smoothed_quantiles(values: Tensor, shares: Tensor) -> Tensor:
     if not width > 0:
         return torch.quantile(sample, shares.double())
     grid = torch.linspace(float(sample.min()) - 4 * width, float(sample.max()) + 4 * width, GRID, dtype=torch.float64)
-    mass = torch.stack([torch.special.ndtr((part.unsqueeze(1) - sample) / width).mean(1) for part in grid.split(512)])
+    mass = torch.stack(
+        [torch.special.ndtr((part.unsqueeze(1) - sample) / width).mean(1) for part in grid.chunk(GRID // 512)]
+    )
     mass = mass.flatten()
     right = torch.searchsorted(mass, shares.double()).clamp(1, GRID - 1)
     below, above = mass[right - 1], mass[right]
     part = (shares.double() - below) / (above - below).clamp_min(1e-30)
-    return grid[right - 1] + part.clamp(0, 1) * (grid[right] - grid[right - 1])
+    quantiles: Tensor = grid[right - 1] + part.clamp(0, 1) * (grid[right] - grid[right - 1])
+    return quantiles
 
 
 def gaussian_quantiles(mean: float, deviation: float, shares: Tensor) -> Tensor:
     """Quantiles of a normal distribution, ``(s,)`` float64."""
-    return mean + deviation * torch.special.ndtri(shares.double())
+    quantiles: Tensor = mean + deviation * torch.special.ndtri(shares.double())
+    return quantiles
 
 
 def shares_below(bins: int) -> Tensor:

@@ -133,7 +133,8 @@ def detector(*, rounds: int = 10, clients: int = 4, batch: int = 64, width: int 
         0, clients=clients, batch=batch, model={"name": "mlp", "hidden": [width]}, rounds=rounds, local=local
     )
     events = Federation(setup, wanted={Topic.BROADCAST: frozenset(range(rounds))}).run().events
-    models = [e.payload.values[0] for e in sorted(events, key=lambda e: e.round) if e.topic == Topic.BROADCAST]
+    view, _ = project(events, "server", [Topic.BROADCAST])
+    models = [event.values for event in view.events]
     cls: Any = get("defenses", "inspect-model")
     defense: Defense = cls()
     honest, refused = _scores(setup, defense, models, models)

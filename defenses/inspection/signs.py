@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -89,7 +90,7 @@ def disaggregation(response: Response) -> float:
     rest = float(squares.sum()) - most
     if most == 0:
         return 0.0
-    return min(LARGEST, (most / max(rest, most / LARGEST**2)) ** 0.5)
+    return min(LARGEST, math.sqrt(most / max(rest, most / LARGEST**2)))
 
 
 def lone_rows(response: Response) -> float:

@@ -9,12 +9,16 @@ from typing import ClassVar
 
 import pytest
 import torch
+import yaml
 from planted_scene import attacked, conv, federation, mlp
 
 from fedsec.attacks.inversion.linear_layer import LinearLayerInversion
 from fedsec.attacks.malicious.robbing_the_fed import RobbingTheFed
-from fedsec.audit.api import Audit
+from fedsec.audit.bench import Workbench
+from fedsec.audit.build import Builder
+from fedsec.audit.plan import make_plan
 from fedsec.audit.planted import plant
+from fedsec.config import config_from
 from fedsec.defenses.clipping.plugins import ClipLayer, ClipNorm
 from fedsec.defenses.encryption.ckks import CKKS
 from fedsec.federation.rounds import Federation
@@ -169,19 +173,21 @@ seeds: [0]
 
 
 def test_an_audit_says_what_the_server_did(tmp_path: Path):
-    file = tmp_path / "audit.yaml"
-    file.write_text(AUDIT, encoding="utf-8")
-    result = Audit.load(file).run(tmp_path / "out", jobs=1, progress="none")
-    finding = result["robbing-the-fed", "none"]
-    assert finding["status"] == "measured"
-    assert finding["metrics"]["identified"]["value"] > 0.7
-    cells = {(cell["attack"], cell["stack"]): cell for cell in result.document["cells"]}
-    seen = cells["robbing-the-fed", "none"]["seen"]
-    assert seen["position"] == "server, which sent 4 models of its own making (model control) and"
-    assert {event["topic"]: event["count"] for event in seen["events"]} == {"Broadcast": 1, "Upload": 4}
-    sealed = cells["robbing-the-fed", "ckks"]
-    assert sealed["status"] == "blocked"
-    assert "cannot open" in sealed["reason"]
-    inspected = cells["robbing-the-fed", "inspect-model"]
-    assert inspected["status"] == "blocked"
-    assert inspected["reason"].startswith("4 of 4 clients refused the planted model")
+    config = config_from(yaml.safe_load(AUDIT))
+    plan = make_plan(config, Builder(config))
+    bench = Workbench(config, tmp_path)
+    for task in (*plan.trainings, *plan.cells):
+        bench.run(task, lambda done, total: None)
+    cells = {cell.stack: bench.artifacts.read(cell.key).document for cell in plan.cells}
+    open_ = cells["none"]
+    assert open_["status"] == "measured"
+    assert open_["seen"]["position"] == "server, which sent 4 models of its own making (model control) and"
+    assert {event["topic"]: event["count"] for event in open_["seen"]["events"]} == {"Broadcast": 1, "Upload": 4}
+    assert "The server sent 4 models of its own making (model control)." in open_["notes"]
+    identified = next(row for row in open_["measurements"] if row["name"] == "identified")
+    assert identified["alone"]["value"] > 0.7
+    assert cells["ckks"]["status"] == "blocked"
+    assert "cannot open" in cells["ckks"]["reason"]
+    assert cells["inspect-model"]["status"] == "blocked"
+    assert cells["inspect-model"]["reason"].startswith("4 of 4 clients refused the planted model")
+    assert "which sent 4 models" in cells["inspect-model"]["seen"]["position"]
