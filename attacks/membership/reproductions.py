@@ -81,7 +81,9 @@ def gaussian() -> Figures:
             "rmia": pairwise_ratio(scores, quantiles, gamma=1.0),
         }
         for path, values in paths.items():
-            found |= _row(f"exact {path} | sigma {sigma:g}", roc(values[members], values[~members]))
+            curve = roc(values[members], values[~members])
+            found[f"exact {path} | sigma {sigma:g} | auc"] = curve.auc
+            found[f"exact {path} | sigma {sigma:g} | tpr@0.001"] = curve.tpr_at(0.001)
     random = numpy_generator("membership-gaussian")
     examples, shadows = 20_000, 256
     hard = random.normal(0, 3, examples)
