@@ -125,8 +125,9 @@ class CanaryAudit(Adversary):
         return self.canaries
 
     def poison(self, shard: Examples, facts: PublicFacts, *, generator: torch.Generator) -> Examples:
-        """One blank example, so that the training that `craft` throws away costs nothing."""
-        return Examples(shard.x.new_zeros(1, *shard.x.shape[1:]), shard.y.new_zeros(1, *shard.y.shape[1:]))
+        """One blank example (two for batch norm), so that the training that `craft` throws away costs nothing."""
+        count = 2 if facts.model.has_batch_norm else 1
+        return Examples(shard.x.new_zeros(count, *shard.x.shape[1:]), shard.y.new_zeros(count, *shard.y.shape[1:]))
 
     def craft(self, coalition: CoalitionView, facts: PublicFacts, *, generator: torch.Generator) -> Tensor:
         """Directions times ``norm`` for included canaries, zeros for the others, ``(k, d)``."""

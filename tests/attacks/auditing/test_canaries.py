@@ -242,6 +242,21 @@ def test_a_server_that_can_open_nothing_sees_what_an_outsider_sees() -> None:
     torch.testing.assert_close(server.scores, outsider.scores, atol=1e-2, rtol=0)
 
 
+def test_poisson_sampling_is_tested_without_a_gaussian_curve_and_batch_norm_is_no_obstacle() -> None:
+    setup = build(rounds=4, clients=20, cohort=10)
+    setup = dataclasses.replace(setup, participation=Participation(clients_per_round=10, sampling="poisson"))
+    found = judged(setup, (SOUND,), CanaryAudit(canaries=CANARIES, sees="broadcasts"))
+    lower = next(m for m in found.measurements if m.name == "epsilon_lower_bound")
+    assert lower.statistic.startswith("epsilon:f-dp@")
+    assert value(found, "epsilon_lower_bound").value <= float(SOUND.claims(setup.setting((SOUND,)))["epsilon"])
+    layers = (torch.nn.Flatten(), torch.nn.Linear(64, 20), torch.nn.BatchNorm1d(20), torch.nn.Linear(20, 10))
+    module = torch.nn.Sequential(*layers)
+    model = FlatModel.of(module, task="classification", name="bn")
+    batched = dataclasses.replace(build(rounds=1), model=model, initial=model.vector())
+    seen = judged(batched, (), CanaryAudit(canaries=40))
+    assert value(seen, "auc").value > 0.95
+
+
 def test_too_many_canaries_for_a_model_are_refused() -> None:
     with pytest.raises(NotApplicable, match="2000 canaries need a model of 4000 parameters"):
         look(build(rounds=1), (), CanaryAudit(canaries=2000))
