@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def table(compared: Comparison) -> str:
     lines: list[tuple[str, ...]] = [("figure", "published", "band", "measured", "")]
     lines += [_line(row) for row in compared.rows]
     good = sum(row.holds for row in compared.rows)
-    notes = [f"  {row.figure.name}: {text}" for row in compared.rows if (text := _remark(row))]
+    notes = _notes(compared.rows)
     parts = [
         f"{recipe.title}\n{recipe.source}\n{recipe.setting}\n\n",
         columns(lines),
@@ -70,6 +71,15 @@ def table(compared: Comparison) -> str:
         f"\n{good} of {len(compared.rows)} figures in their bands, {compared.seconds:.0f} s.\n",
     ]
     return "".join(parts)
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    """Where each figure comes from; what is said of several is said once."""
+    said: dict[str, list[str]] = {}
+    for row in rows:
+        said.setdefault(_remark(row), []).append(row.figure.name)
+    alone = len(said) == 1
+    return [f"  {text}" if alone else f"  {', '.join(names)}: {text}" for text, names in said.items() if text]
 
 
 def _line(row: Row) -> tuple[str, ...]:
