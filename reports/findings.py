@@ -125,7 +125,8 @@ def _section(audit: Audit, anchors: Anchors, attack: str, shown: tuple[Gallery, 
 def _threat(entry: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     acts = "takes the place of clients" if entry.get("active") else "reads only, and changes nothing"
     acts += " and reads what they see" if entry.get("observes") else ""
-    acts = "sends models of its own making" if "model control" in texts(entry, "capabilities") else acts
+    if not entry.get("active") and "model control" in texts(entry, "capabilities"):
+        acts = "sends chosen clients models of its own making and reads what comes back"
     said = [
         ("Position", str(entry.get("position") or "")),
         ("Acts", f"{acts}, at {entry['stage']}" if entry.get("stage") else acts),
