@@ -43,7 +43,8 @@ def outside_probabilities(signals: Tensor, *, per_sample: bool) -> Tensor:
     squares = centred.square().sum(0) - centred.square() * (others + 1) / others
     variance = squares.clamp_min(0) / (others - 1)
     variance = variance if per_sample else variance.mean(1, keepdim=True)
-    return torch.special.ndtr((values - mean) / (variance + 1e-12).sqrt())
+    probabilities: Tensor = torch.special.ndtr((values - mean) / (variance + 1e-12).sqrt())
+    return probabilities
 
 
 @dataclass(frozen=True, kw_only=True)

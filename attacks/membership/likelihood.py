@@ -87,7 +87,8 @@ def marginal(shadows: Tensor, inside: Tensor, *, a: float | None = None) -> Tens
 def _log_mean(values: Tensor, chosen: Tensor) -> Tensor:
     counts = chosen.sum(0).double()
     total = torch.logsumexp(values.double().masked_fill(~chosen, -math.inf), 0)
-    return torch.where(counts > 0, total - counts.log(), math.nan)
+    mean: Tensor = torch.where(counts > 0, total - counts.log(), math.nan)
+    return mean
 
 
 def pairwise_ratio(candidates: Tensor, population: Tensor, *, gamma: float) -> Tensor:
@@ -108,4 +109,5 @@ def pairwise_ratio(candidates: Tensor, population: Tensor, *, gamma: float) -> T
     ordered = population.double().sort().values
     dominated = torch.searchsorted(ordered, candidates.double() - math.log(gamma), right=True)
     distinct, rank = torch.unique(candidates.double(), return_inverse=True)
-    return (dominated + rank.double() / len(distinct)) / (len(ordered) + 1)
+    score: Tensor = (dominated + rank.double() / len(distinct)) / (len(ordered) + 1)
+    return score

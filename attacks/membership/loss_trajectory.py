@@ -38,7 +38,7 @@ def standardised(candidates: Tensor, labels: Tensor, public: Tensor, public_labe
     overall = public.mean()
     centre = overall.expand(len(candidates)).clone()
     off = public - overall
-    for label in public_labels.unique().tolist():
+    for label in torch.unique(public_labels).tolist():
         here = public_labels == label
         mean = (public[here].sum() + SHRINK * overall) / (int(here.sum()) + SHRINK)
         centre[labels == label] = mean

@@ -158,7 +158,7 @@ def client_challenge(setup: FederationSetup) -> ClientChallenge | None:
 def _alike(own: Examples, pool: Examples, *, classes: bool) -> Tensor:
     """Rows of the pool, as many as ``own`` has, with its labels as far as there are any."""
     taken = torch.zeros(len(pool), dtype=torch.bool)
-    for label in own.y.unique().tolist() if classes else ():
+    for label in torch.unique(own.y).tolist() if classes else ():
         rows = (pool.y == label).nonzero().flatten()
         taken[rows[: int((own.y == label).sum())]] = True
     rest = (~taken).nonzero().flatten()

@@ -76,14 +76,14 @@ class ParticipationJudge(Judge):
 def _exposed(scores: torch.Tensor, took_part: torch.Tensor) -> tuple[Exposure, ...]:
     others = scores[~took_part]
     rows = took_part.nonzero().flatten()
-    rows = rows[(-scores[rows]).argsort(stable=True)][:SHOWN].tolist()
-    beaten = [int((others < scores[row]).sum()) for row in rows]
+    best: list[int] = rows[(-scores[rows]).argsort(stable=True)][:SHOWN].tolist()
+    beaten = [int((others < scores[row]).sum()) for row in best]
     return tuple(
         Exposure(
             unit=f"data set {row}",
             score=count / len(others),
             text=f"scores above {count} of {len(others)} data sets that did not take part",
         )
-        for row, count in zip(rows, beaten, strict=True)
+        for row, count in zip(best, beaten, strict=True)
         if count
     )

@@ -49,7 +49,7 @@ class SourceJudge(Judge):
         owners = truth.owners[rows]
         right = credit(evidence.scores[rows].cpu(), owners, evidence.clients)
         labels = truth.candidates.y[rows] if truth.info.task == "classification" else torch.zeros(len(rows))
-        notes = [f"{len(rows)} examples of {len(owners.unique())} clients."]
+        notes = [f"{len(rows)} examples of {len(torch.unique(owners))} clients."]
         if (informed := _by_label(owners, labels)) > (floor := _largest_share(owners)):
             notes.append(
                 f"Who knew how often each client has each class would be right for {informed:.1%} by the label alone "
@@ -83,19 +83,21 @@ def credit(scores: Tensor, owners: Tensor, clients: tuple[int, ...]) -> Tensor:
 
 
 def _largest_share(owners: Tensor) -> float:
-    return float(owners.unique(return_counts=True)[1].max()) / len(owners)
+    return float(torch.unique(owners, return_counts=True)[1].max()) / len(owners)
 
 
 def _by_label(owners: Tensor, labels: Tensor) -> float:
     """Share of examples with the most frequent owner of their class."""
-    return sum(
-        _largest_share(owners[labels == label]) * int((labels == label).sum()) for label in labels.unique()
-    ) / len(owners)
+    right = 0.0
+    for label in torch.unique(labels).tolist():
+        here = owners[labels == label]
+        right += _largest_share(here) * len(here)
+    return right / len(owners)
 
 
 def _exposed(right: Tensor, owners: Tensor) -> tuple[Exposure, ...]:
     clients = []
-    for client in owners.unique().tolist():
+    for client in torch.unique(owners).tolist():
         mine = right[owners == client]
         text = f"named for {float(mine.sum()):.3g} of {len(mine)} of its candidates"
         clients.append(Exposure(unit=f"client:{client}", score=float(mine.mean()), text=text))
