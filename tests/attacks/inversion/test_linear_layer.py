@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from fedsec.attacks.inversion.linear_layer import LinearLayerInversion, distinct
 from fedsec.federation.training import LocalTraining
 from fedsec.protocol.events import Topic
 from fedsec.protocol.outcome import NotApplicable
+from fedsec.protocol.view import View
 from fedsec.randomness import generator
 
 THREAT = LinearLayerInversion.threat
@@ -142,6 +145,19 @@ def test_local_noise_and_a_view_of_noise_bring_it_to_its_floor(scene, networks, 
         s = scene(THREAT, networks["mlp"](), clients=20, change=change)
         evidence = LinearLayerInversion().run(s.view, s.facts, generator=generator(0))
         assert s.judge(evidence)["identified"] <= 0.25
+
+
+def test_another_client_s_update_brings_it_to_its_floor(scene, networks):
+    """The placebo: every view says one client and holds the next one's values."""
+    s = scene(THREAT, networks["mlp"](), clients=20)
+    uploads = s.view.of(Topic.UPLOAD)
+    swapped = [dataclasses.replace(event, values=uploads[i - 1].values) for i, event in enumerate(uploads)]
+    view = View("server", (*s.view.of(Topic.BROADCAST), *swapped))
+    evidence = LinearLayerInversion().run(view, s.facts, generator=generator(0))
+    judged = {m.name: m for m in s.judgement(evidence).measurements}
+    assert float(judged["identified"].units.mean()) <= 0.25
+    assert float(judged["success@1e-2"].units.sum()) == 0.0
+    assert float(judged["psnr"].units.mean()) <= float(judged["psnr"].floor_units.mean()) + 0.5
 
 
 def test_an_aggregate_is_one_update_of_all_its_examples(scene, networks):
