@@ -25,6 +25,7 @@ from fedsec.federation.setup import FederationSetup
 from fedsec.judges.membership import Question, of_each_client
 from fedsec.measure import RocCurve, roc
 from fedsec.membership import confidences, loss_scores
+from fedsec.protocol.events import Topic
 from fedsec.protocol.evidence import OwnerScores
 from fedsec.protocol.parties import Attack
 from fedsec.protocol.view import project
@@ -59,6 +60,9 @@ TARGETS = 18
 
 WATCHED = 3
 """Federations whose updates are read, for the attacks without shadows."""
+
+WITHOUT_SHADOWS: tuple[Attack, ...] = (AllForOne(), AllForOne(variance="per-sample"), GradientCosine())
+"""Each reads five rounds."""
 
 
 def gaussian() -> Figures:
@@ -144,11 +148,11 @@ def lira_fashion_mnist(
     for name in ("lira online per-sample", "loss-threshold"):
         ahead, behind = found[f"lira online fixed | {rate}"], found[f"{name} | {rate}"]
         found[f"lira online fixed over {name} | {rate}"] = _value(ahead) / max(_value(behind), 1e-9)
-    for attack in (AllForOne(rounds_used=5), AllForOne(rounds_used=5, variance="per-sample"), GradientCosine()):
-        asked = [_watched(setup, inside, number, attack) for number in range(watched)]
-        pairs, held = torch.cat([one.scores for one in asked]), torch.cat([one.members for one in asked])
+    answers = [_watched(setup, inside, number) for number in range(watched)]
+    for place, attack in enumerate(WITHOUT_SHADOWS):
+        scores_of, held = (torch.cat([getattr(one[place], part) for one in answers]) for part in ("scores", "members"))
         variance = f" {attack.variance}" if isinstance(attack, AllForOne) else ""
-        found |= _row(f"{attack.name}{variance}", roc(pairs[held], pairs[~held]))
+        found |= _row(f"{attack.name}{variance}", roc(scores_of[held], scores_of[~held]))
     return found
 
 
@@ -179,22 +183,27 @@ def _train(settings: Mapping[str, Any], targets: int, folder: Path) -> Tensor:
     return shadows([setup.split.clients.take(row.nonzero().flatten()) for row in inside], 0)
 
 
-def _watched(setup: FederationSetup, inside: Tensor, number: int, attack: Attack) -> Question:
-    """Scores of an attack on the updates of one target, trained once more with its transcript kept."""
+def _watched(setup: FederationSetup, inside: Tensor, number: int) -> list[Question]:
+    """Answers of the attacks without shadows on one target, trained once more with its updates kept."""
     pool, rows = setup.split.clients, inside[number].nonzero().flatten()
     own = shadow_setup(setup, pool.take(rows), seed=derive_seed("shadow", 0, number))
     owners = torch.full((len(pool),), -1)
     owners[rows[torch.from_numpy(own.index.order)]] = torch.from_numpy(
         np.repeat(np.arange(len(own.index)), own.index.sizes())
     )
-    rounds = frozenset(attack.rounds(setup.rounds))
-    result = Federation(own, wanted={topic: rounds for topic in (*attack.wants, *attack.also_sees)}).run()
-    view, _ = project(result.events, attack.threat.position, (*attack.wants, *attack.also_sees))
-    facts = public_facts(own, (), attack, challenge=MembershipChallenge(pool, inside[number]))
-    evidence = attack.run(view, facts, generator=generator("watched", number))
-    if not isinstance(evidence, OwnerScores):
-        raise TypeError(f"{attack.name} did not score clients")
-    return of_each_client(evidence.scores, evidence.clients, inside[number], owners)
+    topics = (Topic.UPLOAD, Topic.BROADCAST)
+    rounds = frozenset(number for attack in WITHOUT_SHADOWS for number in attack.rounds(setup.rounds))
+    events = Federation(own, wanted=dict.fromkeys(topics, rounds)).run().events
+    answers = []
+    for attack in WITHOUT_SHADOWS:
+        there = [event for event in events if event.round in attack.rounds(setup.rounds)]
+        view, _ = project(there, attack.threat.position, topics)
+        facts = public_facts(own, (), attack, challenge=MembershipChallenge(pool, inside[number]))
+        evidence = attack.run(view, facts, generator=generator("watched", number))
+        if not isinstance(evidence, OwnerScores):
+            raise TypeError(f"{attack.name} did not score clients")
+        answers.append(of_each_client(evidence.scores, evidence.clients, inside[number], owners))
+    return answers
 
 
 def _pooled(each: list[Tensor], inside: Tensor) -> RocCurve:
