@@ -68,7 +68,9 @@ class ActivePropertyInference(ShadowReader, Adversary):
     wants: ClassVar[tuple[Topic, ...]] = (Topic.AGGREGATE,)
     also_sees: ClassVar[tuple[Topic, ...]] = (Topic.BROADCAST,)
     judge: ClassVar[str] = "property"
-    adaptive_to: ClassVar[frozenset[str]] = frozenset({"clipping", "differential privacy", "encryption"})
+    adaptive_to: ClassVar[frozenset[str]] = frozenset(
+        {"clipping", "compression", "differential privacy", "homomorphic encryption"}
+    )
 
     fraction: Annotated[float, Field(gt=0, lt=1, description="share of the population's clients that it controls")] = (
         0.1

@@ -61,7 +61,14 @@ class PassivePropertyInference(ShadowReader, Attack):
     also_sees: ClassVar[tuple[Topic, ...]] = (Topic.BROADCAST,)
     judge: ClassVar[str] = "property"
     adaptive_to: ClassVar[frozenset[str]] = frozenset(
-        {"clipping", "differential privacy", "adversarial training", "robust aggregation", "anomaly detection"}
+        {
+            "clipping",
+            "compression",
+            "differential privacy",
+            "adversarial training",
+            "robust aggregation",
+            "anomaly detection",
+        }
     )
 
     first_round: Annotated[int, Field(ge=0, description="first round attacked, counted from 0")] = 0

@@ -23,6 +23,9 @@ from .shadows import Pools, cohorts, permuted_within
 PERMUTATIONS = 5
 """Permuted controls per round."""
 
+RANK = 1e-10
+"""Directions with less than this part of the greatest variance are rounding."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShadowReader(Asking):
@@ -167,8 +170,11 @@ def span(known: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
     """
     if known.shape[1] <= known.shape[0]:
         return known, observed
-    basis = torch.linalg.qr(known.T).Q
-    return known @ basis, torch.nan_to_num(observed) @ basis
+    power, axes = torch.linalg.eigh(known @ known.T)
+    kept = power > float(power[-1]) * RANK
+    kept[-1] = True  # classifiers want a column, if only of zeros
+    axes, length = axes[:, kept], power[kept].clamp_min(1e-300).sqrt()
+    return axes * length, torch.nan_to_num(observed) @ known.T @ axes / length
 
 
 def fit_and_score(classifier: str, known: Tensor, holds: Tensor, observed: Tensor, seed: int) -> Tensor:
