@@ -99,7 +99,9 @@ class CanaryAudit(Adversary):
     wants: ClassVar[tuple[Topic, ...]] = (Topic.RELEASE,)
     honest_stages: ClassVar[bool] = True
     flips_coins: ClassVar[bool] = True
-    cost: ClassVar[str] = "one training with more clients; memory for one update per canary in a round"
+    cost: ClassVar[str] = (
+        "one training with more clients, memory for an update per canary; as the server, disk for every canary's uploads"
+    )
 
     def __post_init__(self) -> None:
         # the class names the default of `sees`; an instance reads from where its parameter says
