@@ -37,11 +37,12 @@ class TextAttack(Attack):
     judge: ClassVar[str] = "text"
 
     targets: Annotated[int, Field(ge=1, description="Updates attacked, those with the fewest examples first")] = 16
-    first_rounds: Annotated[int, Field(ge=1, description="Rounds that are attacked, counted from the first")] = 3
+    first_round: Annotated[int, Field(ge=0, description="First round that is attacked, counted from 0")] = 0
+    attacked_rounds: Annotated[int, Field(ge=1, description="Rounds that are attacked, from the first one on")] = 3
 
     def rounds(self, total: int) -> range:
-        """The first rounds."""
-        return range(min(self.first_rounds, total))
+        """The attacked rounds that there are."""
+        return range(min(self.first_round, total), min(self.first_round + self.attacked_rounds, total))
 
 
 def choose(view: View, facts: PublicFacts, *, targets: int) -> tuple[Victim, ...]:

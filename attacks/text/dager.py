@@ -33,9 +33,9 @@ class Dager(TextAttack):
 
     What differs from the paper. Rank and threshold follow from the noise of the update (the rounding of
     ``local - global`` in float32, or the noise that a defense added, as the unmoved embedding rows show it), not from
-    tables per batch size. Candidates are the tokens whose embedding rows moved, and lengths come from the position rows:
-    the paper checks the whole vocabulary, because its models tie their embeddings. A decoder's prefixes are kept in a
-    beam, not by a threshold. For encoders the paper enumerates; here a search finds sentences one after another and
+    tables per batch size. Candidates are the tokens whose embedding rows moved, and lengths come from the position
+    rows; the paper checks the whole vocabulary and reads neither. A decoder's prefixes are kept in a beam, not by a
+    threshold. For encoders the paper enumerates; here a search finds sentences one after another and
     subtracts each from the update (`encoding.unravel`), which also proves it. With several local steps the update is
     taken for one gradient, with a looser check and nothing subtracted. An aggregate is one batch of all its examples.
 

@@ -26,6 +26,9 @@ from .base import TextAttack, choose, embedding_slot, rows_of
 COLLINEAR = 0.99
 """Cosine to its own weights above which a row only shrank."""
 
+ROUNDED = 4 * 2.0**-24
+"""Share of a row's weights that rounding in float32 moves it by at the most, over a few local steps."""
+
 
 @dataclass(frozen=True)
 class MovedRows:
@@ -65,7 +68,7 @@ def moved_rows(update: Tensor, weights: Tensor, *, error: float = 1e-3) -> Moved
         width = rows.shape[1]
         noise = float((length.square().median() / chi2.median(width)).sqrt())
         limit = noise * float(chi2.isf(error / len(rows), width)) ** 0.5
-        keep = length > limit
+        keep = length > (ROUNDED * base.norm(dim=1)).clamp_min(limit)
     else:
         keep = length > 0
     tokens = keep.nonzero().flatten()

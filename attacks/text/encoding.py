@@ -158,7 +158,7 @@ def unravel(batch: Batch, *, wanted: int, exact: bool) -> list[Found]:
 
 
 def _distinct(guesses: list[Found], many: int) -> list[Found]:
-    """The nearest guesses; each must have a quarter of its tokens in no nearer one, so that sentences are not repeated."""
+    """The nearest guesses, each with a quarter of its tokens in no nearer one: no sentence twice."""
     kept: list[Found] = []
     for guess in sorted(guesses, key=lambda one: one.distance):
         taken = {token for one in kept for token in one.tokens.tolist()}
@@ -240,8 +240,8 @@ def _sets(rows: Tensor, allowed: Tensor, home: Tensor, *, anchor: int, place: in
 class Outside:
     """The part of first-layer inputs that the span of the perceptron's inputs does not hold.
 
-    What a place passes on is its embedding plus what attention adds, and that sum is in the span. So what the embeddings
-    of one sentence have outside the span is cancelled by attention, which adds nearly the same at all its places.
+    What a place passes on is its embedding plus what attention adds, and that sum is in the span. So what the
+    embeddings of one sentence have outside it is cancelled by attention, which adds nearly the same at all its places.
 
     Attributes:
         span: of the first perceptron's inputs.

@@ -93,6 +93,8 @@ def span_of(gradient: Tensor, *, noise: float, most: int = 0) -> Span:
     """
     height, width = gradient.shape
     found = torch.linalg.svd(gradient.double(), full_matrices=False)
-    rank = int((found.S > EDGE * noise * (height**0.5 + width**0.5)).sum())
+    edge = EDGE * noise * (height**0.5 + width**0.5)
+    kept: Tensor = found.S[found.S.gt(edge)]
+    rank = len(kept)
     rank = min(rank, most) if most else rank
     return Span(found.Vh[:rank], found.S[:rank], noise)

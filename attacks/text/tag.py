@@ -96,8 +96,8 @@ class Tag(TextAttack):
     The gradient of the token table is not matched (dummies are no rows of it), the position rows are. The length of one
     sentence is read off the position rows where the model has them; in a batch every dummy is as long as the longest
     sentence (the papers on text hand the attacker each length). The class of one sentence is read off the bias of the
-    head; those of a batch, and next tokens, are optimised as soft labels. The optimizer is Adam at a fixed rate, the best
-    iterate by match is decoded. Several local steps are taken for one gradient.
+    head; those of a batch, and next tokens, are optimised as soft labels. The optimizer is Adam at a fixed rate, the
+    best iterate by match is decoded. Several local steps are taken for one gradient.
     """
 
     name: ClassVar[str] = "tag"
