@@ -56,7 +56,8 @@ class ReconstructionJudge(Judge):
         case = Case.of(evidence, truth)
         pairs = case.pairs
         rank = _ranks(pairs, case.decoys)
-        measurements = [*_identification(case, rank), *copies(case, truth), *quality(case, truth), *_labels(pairs)]
+        identification = _identification(case, rank)
+        measurements = [*identification, *copies(case, truth), *quality(case, truth), *_labels(pairs)]
         notes = [
             f"{len(pairs.found)} reconstructions of {len(pairs.examples)} updates with"
             f" {int(pairs.examples.sum())} examples behind them; each true example among"
@@ -77,7 +78,7 @@ class ReconstructionJudge(Judge):
             measurements=tuple(measurements),
             exhibits=exhibits,
             notes=tuple(notes),
-            exposed=_exposed(pairs, rank),
+            exposed=_exposed(pairs, rank, identification[0]),
         )
 
 
@@ -87,8 +88,14 @@ def _ranks(pairs: Pairs, decoys: tuple[Tensor, ...], found: Tensor | None = None
     return torch.tensor([true_rank(x, y, others) for x, y, others in rows], dtype=torch.float64)
 
 
-def _exposed(pairs: Pairs, rank: Tensor) -> tuple[Exposure, ...]:
-    """The clients of whose examples the largest share was identified, over all their attacked updates."""
+def _exposed(pairs: Pairs, rank: Tensor, identified: Measurement) -> tuple[Exposure, ...]:
+    """The clients of whose examples the largest share was identified, over all their attacked updates.
+
+    Nobody is named where no more are identified than the floor's: who it was then is luck.
+    """
+    floor = 0.0 if identified.floor_units is None else float(identified.floor_units.mean())
+    if not len(identified.units) or not float(identified.units.mean()) > floor:
+        return ()
     hits: dict[str, int] = {}
     behind: dict[str, int] = {}
     for source, (_, sender) in enumerate(pairs.sources):
@@ -100,7 +107,8 @@ def _exposed(pairs: Pairs, rank: Tensor) -> tuple[Exposure, ...]:
         Exposure(
             unit="aggregate of the cohort" if sender == "server" else sender,
             score=hits[sender] / behind[sender],
-            text=f"identified {hits[sender]} of {behind[sender]} examples behind the attacked updates",
+            text=f"identified {hits[sender]} of {behind[sender]} examples behind the attacked updates;"
+            f" the floor is {floor:.0%} of the targets",
         )
         for sender in found[:MOST_EXPOSED]
     )
