@@ -100,7 +100,7 @@ class CanaryAudit(Adversary):
     honest_stages: ClassVar[bool] = True
     flips_coins: ClassVar[bool] = True
     cost: ClassVar[str] = (
-        "one training with more clients, memory for an update per canary; as the server, disk for every canary's uploads"
+        "one training with more clients, memory for an update per canary; as the server, disk for all uploads"
     )
 
     def __post_init__(self) -> None:
