@@ -85,8 +85,8 @@ class SharedGradients:
         if len({id(layer.module) for layer in self._layers}) != len(self._layers) or slots:
             raise Unsupported(f"parameters of unknown use: {', '.join(slots)}")
         for each in self._module.modules():
-            if hasattr(each, "inplace"):
-                each.inplace = False  # what a layer gave must still be there when its slope is asked for
+            if "inplace" in vars(each):
+                vars(each)["inplace"] = False  # what a layer gave must still be there when its slope is asked for
         self._module.requires_grad_(False)
         if state.device.type == "cpu":
             self._use_winograd()

@@ -145,7 +145,7 @@ def soft_loss(outputs: Tensor, y: Tensor) -> Tensor:
 
 def cosine_distance(gradients: Tensor, targets: Tensor) -> Tensor:
     """One global ``1 - cos`` over the concatenated gradient of each lane (Geiping et al. 2020, eq. 4)."""
-    inner, squared = cast("tuple[Tensor, Tensor]", Products.apply(gradients, targets))
+    inner, squared = cast("tuple[Tensor, Tensor]", Products.apply(gradients, targets))  # type: ignore[no-untyped-call]
     lengths: Tensor = squared.clamp_min(1e-38).sqrt() * targets.norm(dim=1)
     return 1 - inner / lengths.clamp_min(1e-30)
 
