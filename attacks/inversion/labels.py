@@ -8,6 +8,8 @@ softmax need not be guessed, and the gradient's scale is inferred where clipping
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -88,8 +90,8 @@ def best_scale(sums: Tensor, softmax: Tensor, examples: int) -> float:
     within = SLACK * lowest <= 1 <= highest
     if within and float(unwhole(examples * (softmax - sums))) <= WHOLE:
         return 1.0
-    ends = torch.tensor([SLACK * lowest, highest], dtype=torch.float64).log10().tolist()
-    scales = torch.logspace(*ends, SCALES, dtype=torch.float64)
+    first, last = math.log10(SLACK * lowest), math.log10(highest)
+    scales = torch.logspace(first, last, SCALES, dtype=torch.float64)
     distance = unwhole(examples * (softmax - sums / scales.unsqueeze(1)))
     if float(distance.min()) <= WHOLE:
         return float(scales[distance.argmin()])

@@ -203,6 +203,7 @@ def before_layer(module: nn.Module, after: Known, gradient: Tensor, shape: tuple
     Raises:
         NotApplicable: the layer is of another kind, or the system is too large.
     """
+    bias: Tensor | None
     if isinstance(module, nn.Linear) and len(shape) == 1:
         weight = module.weight.detach()
         length = after.slope.norm().clamp_min(1e-300)
