@@ -30,7 +30,7 @@ class L2Matching(GradientMatching):
         Literal["lbfgs", "adam"],
         Field(description="lbfgs: with a strong Wolfe line search; adam: fixed learning rate"),
     ] = "lbfgs"
-    history: Annotated[int, Field(ge=1, description="Steps that L-BFGS remembers per starting point")] = 50
+    history: Annotated[int, Field(ge=1, description="Steps that L-BFGS remembers per starting point")] = 100
     learning_rate: Annotated[float, Field(gt=0, description="Of adam, as a share of the width of the inputs")] = 0.1
     init: Annotated[
         Literal["normal", "uniform"], Field(description="Starting points: N(0, 1) as in the papers, or in the bounds")
