@@ -111,7 +111,11 @@ class MembershipJudge(Judge):
         return Judgement(
             measurements=(area, *rates),
             exhibits={"roc/fpr": torch.from_numpy(false), "roc/tpr": torch.from_numpy(true)},
-            notes=(*asked.notes, resolved(outside), *_unresolved(outside)),
+            notes=(
+                *asked.notes,
+                resolved(outside, "pairs of a non-member and a client" if each else "non-members"),
+                *_unresolved(outside),
+            ),
             exposed=most_exposed(asked.scores, asked.members, asked.owners, asked.rows),
         )
 
@@ -148,9 +152,9 @@ def of_each_client(scores: Tensor, clients: tuple[int, ...], members: Tensor, ow
     return Question(scores[rows, columns], members[rows], rows, owners[rows])
 
 
-def resolved(outside: int) -> str:
+def resolved(outside: int, who: str) -> str:
     """What a number of non-members resolves."""
-    return f"{outside} non-members: the smallest false positive rate above 0 that they resolve is {1 / outside:.2g}."
+    return f"{outside} {who}: the smallest false positive rate above 0 that they resolve is {1 / outside:.2g}."
 
 
 def _unresolved(outside: int) -> tuple[str, ...]:

@@ -68,7 +68,7 @@ class ParticipationJudge(Judge):
                 ),
             ),
             exhibits={"roc/fpr": torch.from_numpy(false), "roc/tpr": torch.from_numpy(true)},
-            notes=(resolved(outside).replace("non-members", "data sets that did not take part"),),
+            notes=(resolved(outside, "data sets that did not take part"),),
             exposed=_exposed(scores.double().cpu(), took_part.cpu()),
         )
 

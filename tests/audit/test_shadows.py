@@ -12,10 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from fedsec.audit.bench import Workbench
+from fedsec.audit.build import Builder
 from fedsec.audit.challenge import client_challenge, membership_challenge, participants
 from fedsec.audit.keys import digest
+from fedsec.audit.plan import make_plan
 from fedsec.audit.shadows import Shadows, in_clear, shadow_setup
 from fedsec.audit.store import Artifacts
+from fedsec.config import config_from
 from fedsec.data.embedded import Digits
 from fedsec.data.partitions import FeatureSkew, Shuffle
 from fedsec.data.split import split
@@ -243,3 +247,29 @@ def _pair(challenge):
 
 def test_without_a_hold_out_there_is_no_question():
     assert client_challenge(build(holdout=0)) is None
+
+
+def test_attacks_of_an_audit_share_shadows_and_other_stacks_have_their_own(tmp_path):
+    entry = {"name": "lira", "shadows": 4}
+    config = config_from(
+        {
+            "version": 1,
+            "name": "shadows",
+            "federation": {
+                "dataset": {"name": "digits", "train": 60, "holdout": 60, "auxiliary": 60, "test": 50},
+                "model": "softmax",
+                "clients": 3,
+                "rounds": 2,
+            },
+            "attacks": [entry, {**entry, "label": "own", "variance": "per-sample"}, {"name": "rmia", "mode": "online"}],
+            "defenses": [{"label": "none", "stack": []}, {"label": "clip", "stack": [{"name": "clip", "c": 0.5}]}],
+            "seeds": [0],
+        }
+    )
+    plan = make_plan(config, Builder(config))
+    bench = Workbench(config, tmp_path)
+    for task in (*plan.trainings, *plan.cells):
+        bench.run(task, lambda *_: None)
+    kinds = [Artifacts(tmp_path).read(key).document["kind"] for key in files(tmp_path)]
+    assert kinds.count("shadow") == 2 * 4
+    assert kinds.count("cell") == 6
