@@ -1,10 +1,12 @@
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
 from fedsec.attacks.property.passive import PassivePropertyInference
 from fedsec.data.embedded import BreastCancer, Digits
-from fedsec.data.examples import Examples
+from fedsec.data.examples import Attribute, Examples
 from fedsec.federation.cohort import CohortTrainer
 from fedsec.federation.shards import Shard
 from fedsec.federation.training import LocalTraining
@@ -179,3 +181,60 @@ def test_the_attacked_rounds_exist():
     assert list(attack.rounds(20)) == [5, 6, 7]
     assert list(attack.rounds(6)) == [3, 4, 5]
     assert list(attack.rounds(2)) == [0, 1]
+
+
+def test_no_round_is_read_with_later_ones():
+    now, _ = uploads(4)
+    later = tuple(
+        Seen(round=1, topic=e.topic, sender=e.sender, values=2 * e.values, weight=30.0, about=()) for e in now
+    )
+    model = Seen(
+        round=1, topic=Topic.BROADCAST, sender="server", values=MODEL.vector() + 0.1, weight=1.0, about=()
+    )  # fmt: skip
+    attack = PassivePropertyInference(shadow_updates=10)
+    alone, both = run(attack, now), run(attack, (*now, model, *later))
+    assert torch.equal(alone.scores, both.scores[:4])
+    assert torch.equal(alone.control, both.control[:4])
+
+
+def test_single_steps_are_read_as_the_batches_of_the_paper():
+    """FedSGD: an update is one gradient; magnitudes and a forest, as published, and signs and a line."""
+    one_step = CohortTrainer(MODEL, LocalTraining(epochs=1, batch_size=None, learning_rate=0.1))
+
+    def steps(model, shards, draws):
+        return one_step.train(model, [Shard.of(shard) for shard in shards], draws)
+
+    generator = torch.Generator().manual_seed(6)
+    seen, truths = [], []
+    for number in range(20):
+        values = steps(MODEL.vector(), [shard_of(number % 2, generator)], [number])[0]
+        seen.append(Seen(round=0, topic=Topic.UPLOAD, sender=f"client:{number}", values=values, weight=30.0, about=()))
+        truths.append(number % 2 == 1)
+    linear = PassivePropertyInference(shadow_updates=120)
+    published = PassivePropertyInference(shadow_updates=120, features="melis", classifier="forest")
+    given = {"_simulate_many": steps}
+    assert auc(run(linear, tuple(seen), **given).scores, truths) > 0.9
+    assert auc(run(published, tuple(seen), **given).scores, truths) > 0.6
+
+
+def test_several_properties_share_one_simulation():
+    asked = []
+
+    def counted(model, shards, draws):
+        asked.append(len(shards))
+        return simulate_many(model, shards, draws)
+
+    generator = torch.Generator().manual_seed(0)
+    second = torch.randint(2, (len(AUXILIARY),), generator=generator)
+    public = Examples(AUXILIARY.x, AUXILIARY.y, {**AUXILIARY.attributes, "coin": second})
+    info = dataclasses.replace(
+        Digits.info, attributes=(*Digits.info.attributes, Attribute(name="coin", values=("no", "yes"), description=""))
+    )
+    events, truths = uploads(20)
+    attack = PassivePropertyInference(properties=("ink", "coin"), shadow_updates=80)
+    evidence = run(attack, events, info=info, _auxiliary=public, _simulate_many=counted)
+    assert asked == [80]
+    assert sorted(evidence.scores) == ["coin", "ink"]
+    assert auc(evidence.scores["ink"].scores, truths) > 0.8
+    # a coin says nothing of ink, and ink nothing of a coin
+    assert 0.1 < auc(evidence.scores["coin"].scores, truths) < 0.9
