@@ -100,6 +100,7 @@ def check_knowledge(draft: Draft, threat: ThreatModel, path: str) -> None:
     needs = (
         (Knowledge.AUXILIARY_DATA, "auxiliary", "public examples of the population"),
         (Knowledge.CANDIDATES, "holdout", "examples that no client holds, as non-members"),
+        (Knowledge.CLIENT_CANDIDATES, "holdout", "examples that no client holds, to make up other clients from"),
     )
     if not draft.sound("federation.dataset"):
         return
