@@ -267,6 +267,10 @@ class ClassFishing(Fishing):
 
     shift: Annotated[float, Field(gt=0, description="Bias of every other class")] = 1000.0
 
+    def knows(self) -> frozenset[Knowledge]:
+        """Public examples only tell the most frequent class; a class that is named needs none."""
+        return self.threat.knowledge - (frozenset({Knowledge.AUXILIARY_DATA}) if self.target >= 0 else frozenset())
+
     def bait(self, model: Tensor, slots: LinearSlots, target: int, facts: PublicFacts) -> tuple[Tensor, float, float]:
         """The class's own row and bias; a large bias for the others."""
         weight, bias = slots.read(model)

@@ -117,6 +117,7 @@ class TrapWeights(Malicious):
         Raises:
             NotApplicable: the inputs are tokens, or the first layer cannot hold the rows and has to.
         """
+        real_inputs(facts)
         shape = facts.info.input_shape
         if self.placement != "block":
             try:

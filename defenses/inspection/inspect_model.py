@@ -19,7 +19,7 @@ from fedsec.statistics.intervals import auc
 from fedsec.statistics.intervals import steps as corners
 from fedsec.threat import Paper, Taxonomy
 
-from .signs import SIGNS, honest_walks, signs_of, spread
+from .signs import SIGNS, honest_walks, most_copies, signs_of, spread
 
 CERTAIN = 1e6
 """Score of a model that is refused whatever it looks like."""
@@ -106,7 +106,9 @@ def suspicion(
     known = honest_walks(
         agreed, previous, batch, walks=walks, steps=steps, rates=(0.003, 0.03, 0.1), generator=generator
     )
-    honest = torch.stack([signs_of(agreed, model, before, batch) for model, before in known])
+    # A few steps of training make no copies of rows, so those of the model before stand for all.
+    copies = most_copies(agreed, previous)
+    honest = torch.stack([signs_of(agreed, model, before, batch, copies=copies) for model, before in known])
     mean, deviation = spread(honest if accepted is None else torch.cat([honest, accepted]))
     apart = (signs - mean) / deviation
     parts = {name: float(value) for name, value in zip(SIGNS, apart, strict=True)}

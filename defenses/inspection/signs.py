@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsec.data.examples import Examples
+from fedsec.federation.shards import as_input
 from fedsec.models.flat import FlatModel
 
 COPIES = 0.999
@@ -48,10 +49,9 @@ def responses(model: FlatModel, vector: Tensor, batch: Examples) -> tuple[Respon
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear):
             listen(name, layer)
-    x = batch.x.to(device=vector.device, dtype=vector.dtype) if batch.x.is_floating_point() else batch.x
-    y = batch.y.to(vector.dtype) if batch.y.is_floating_point() else batch.y
+    x, y = as_input(batch.x, vector), as_input(batch.y, vector)
     with torch.enable_grad():
-        loss = model.loss(module(x), y.to(vector.device)).sum()
+        loss = model.loss(module(x), y).sum()
         flat = [call for call in calls if call[1].dim() == 2 and len(call[1]) == len(batch) and call[2].requires_grad]
         deltas = torch.autograd.grad(loss, [out for _, _, out in flat], allow_unused=True) if flat else ()
     return tuple(
@@ -137,22 +137,32 @@ FLOORS = (0.02, 0.05, 0.15, 0.25, 0.25, 0.5)
 """Least deviation of each sign among honest models: what changes from round to round anyway."""
 
 
-def signs_of(model: FlatModel, vector: Tensor, previous: Tensor | None, batch: Examples) -> Tensor:
+def most_copies(model: FlatModel, vector: Tensor) -> float:
+    """Largest share of copied rows of any weight but an embedding, whose rows are words and may be alike."""
+    tables = {name for name, part in model.module.named_modules() if isinstance(part, nn.Embedding)}
+    tensors = model.layout.split(vector)
+    slots = [slot for slot in model.layout.parameters if len(slot.shape) >= 2 and slot.layer not in tables]
+    return max((copied_rows(tensors[slot.name].flatten(1)) for slot in slots), default=0.0)
+
+
+def signs_of(
+    model: FlatModel, vector: Tensor, previous: Tensor | None, batch: Examples, *, copies: float | None = None
+) -> Tensor:
     """All signs of one model, ``(6,)`` float64: shares as they are, ratios as natural logarithms.
 
     Args:
         model: its architecture.
         vector: ``(d,)``.
         previous: ``(d,)`` the model before, of the same architecture; ``None`` if it is of another one.
-        batch: the client's own examples, two at least.
+        batch: the client's own examples.
+        copies: `most_copies`, where it is known; it costs most in wide layers.
     """
     seen = responses(model, vector, batch)
     tensors = model.layout.split(vector)
-    matrices = [tensors[slot.name].flatten(1) for slot in model.layout.parameters if len(slot.shape) >= 2]
     last = seen[-1].name if seen else ""
     head = tensors.get(f"{last}.weight")
     values = (
-        max((copied_rows(weight) for weight in matrices), default=0.0),
+        most_copies(model, vector) if copies is None else copies,
         max((lone_rows(one) for one in seen), default=0.0),
         max((silence(one) for one in seen), default=0.0),
         _log(max((disaggregation(one) for one in seen), default=0.0)),
@@ -198,8 +208,7 @@ def honest_walks(
             rows = torch.randperm(len(shard), generator=generator)[: max(1, len(shard) // 2)]
             module = model.instance(at)
             half = shard.take(rows)
-            x = half.x.to(at) if half.x.is_floating_point() else half.x.to(at.device)
-            y = half.y.to(at) if half.y.is_floating_point() else half.y.to(at.device)
+            x, y = as_input(half.x, at), as_input(half.y, at)
             with torch.enable_grad():
                 loss = model.loss(module(x), y).mean()
                 gradients = torch.autograd.grad(loss, list(module.parameters()), allow_unused=True)
