@@ -34,7 +34,7 @@ def decode(
         if not len(ends):
             break
         longer = torch.cat([prefixes.repeat_interleave(len(ends), 0), ends.repeat(len(prefixes)).unsqueeze(1)], 1)
-        parts = [span.distance(reader.deep(part)[:, -1]) for part in longer.split(512)]
+        parts = [span.distance(reader.deep(part)[:, -1]) for part in torch.tensor_split(longer, -(-len(longer) // 512))]
         distance = torch.maximum(worst.repeat_interleave(len(ends)), torch.cat(parts).to(worst))
         keep = distance.argsort(stable=True)[:beam]
         prefixes, worst = longer[keep], distance[keep]

@@ -98,7 +98,7 @@ class Batch:
         The row of a token that occurs in this sentence alone vanishes with it, down to rounding, in all of its numbers;
         so a quarter of its tokens must. Class and scale (learning rate, batch, clipping) are those that these rows say.
         """
-        slot, tokens = self.slots[TOKENS], sentence.unique()
+        slot, tokens = self.slots[TOKENS], torch.tensor(sorted(set(sentence.tolist())))
         theirs = self.part(TOKENS)[tokens]
         floor = PROOF * (self.row_noise * theirs.shape[1] ** 0.5 + ROUNDED * theirs.norm(dim=1))
         best, most = None, 0
@@ -310,5 +310,8 @@ def _search(batch: Batch, sets: list[Tensor], tokens: Tensor, span: Span, outsid
 
 def _distances(batch: Batch, sentences: Tensor, span: Span) -> Tensor:
     batch.budget -= len(sentences)
-    parts = [span.distance(batch.scout.deep(part)).square().mean(1).sqrt() for part in sentences.split(512)]
+    parts = [
+        span.distance(batch.scout.deep(part)).square().mean(1).sqrt()
+        for part in torch.tensor_split(sentences, -(-len(sentences) // 512))
+    ]
     return torch.cat(parts)

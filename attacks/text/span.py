@@ -49,7 +49,8 @@ class Span:
     def distance(self, vectors: Tensor) -> Tensor:
         """Distance of ``(..., w)`` from the span, as a share of each vector's length."""
         units = vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-        return (units - (units @ self.basis.mT) @ self.basis).norm(dim=-1)
+        apart: Tensor = (units - (units @ self.basis.mT) @ self.basis).norm(dim=-1)
+        return apart
 
     def error(self, vectors: Tensor) -> Tensor:
         """The distance that noise is expected to put between the span and a vector in it, to first order.

@@ -195,15 +195,17 @@ class Tag(TextAttack):
         if shape[0] == 1 and facts.model.task == "classification" and HEAD in parts:
             fixed = nn.functional.one_hot(parts[HEAD].argmin().view(1), classes).to(embedded.dtype)
         logits = torch.randn(*each, classes, generator=generator).requires_grad_()
-        optimizer = torch.optim.Adam([embedded] if fixed is not None else [embedded, logits], lr=self.learning_rate)
+        free_variables = [embedded] if fixed is not None else [embedded, logits]
+        optimizer = torch.optim.Adam(free_variables, lr=self.learning_rate)
         best, least = embedded.detach().clone(), float("inf")
         for _ in range(self.steps):
-            optimizer.zero_grad()
             labels = logits.softmax(-1) if fixed is None else fixed
             distance = tag_distance(dummies.gradients(embedded, labels), target, alpha=self.alpha, scale_free=free)
             if float(distance.detach()) < least:
                 best, least = embedded.detach().clone(), float(distance.detach())
-            distance.backward(inputs=[embedded] if fixed is not None else [embedded, logits])
+            slopes = torch.autograd.grad(distance, free_variables)
+            for variable, slope in zip(free_variables, slopes, strict=True):
+                variable.grad = slope
             optimizer.step()
         return best, least
 

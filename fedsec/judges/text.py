@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -102,38 +103,30 @@ def set_scores(claims: Claims, behind: Claims) -> dict[str, list[float]]:
     return rows
 
 
+def by_frequency(public: Sequence[Sentence]) -> Sentence:
+    """The tokens of public sentences, the most frequent first."""
+    count = Counter(token for one in public for token in one)
+    return tuple(sorted(count, key=lambda token: (-count[token], token)))
+
+
 def guesses(
-    behind: Claims, public: Sequence[Sentence], *, generator: torch.Generator
+    behind: Claims, public: Sequence[Sentence], *, ordered: bool, generator: torch.Generator
 ) -> dict[str, dict[Source, list[Sentence]]]:
     """What an adversary without the view claims, who knows how many sentences there are and public text.
 
-    Either the most frequent public tokens, as many as a public sentence has in the mean (for sets: as many distinct
-    ones as equally many public sentences have), or random public sentences.
+    Random public sentences; or the most frequent public tokens, for every sentence as many as a public sentence has in
+    the mean, and for a set as many distinct ones as the random sentences have.
     """
-    count: dict[int, int] = {}
-    for one in public:
-        for token in one:
-            count[token] = count.get(token, 0) + 1
-    ranked = sorted(count, key=lambda token: (-count[token], token))
+    ranked = by_frequency(public)
     length = round(sum(map(len, public)) / len(public))
     frequent: dict[Source, list[Sentence]] = {}
     drawn: dict[Source, list[Sentence]] = {}
     for source, true in behind.items():
         rows = torch.randint(len(public), (len(true),), generator=generator).tolist()
         drawn[source] = [public[row] for row in rows]
-        # one guess for all: a set of claims is the same set however often it is claimed
-        frequent[source] = [tuple(ranked[:length])] * len(true)
+        distinct = len({token for one in drawn[source] for token in one})
+        frequent[source] = [ranked[:length]] * len(true) if ordered else [ranked[:distinct]]
     return {"frequent tokens": frequent, "public sentences": drawn}
-
-
-def frequent_sets(drawn: Claims, public: Sequence[Sentence]) -> dict[Source, list[Sentence]]:
-    """The most frequent public tokens, as many distinct ones as equally many public sentences have."""
-    count: dict[int, int] = {}
-    for one in public:
-        for token in one:
-            count[token] = count.get(token, 0) + 1
-    ranked = sorted(count, key=lambda token: (-count[token], token))
-    return {source: [tuple(ranked[: len({t for one in some for t in one})])] for source, some in drawn.items()}
 
 
 class TextJudge(Judge):
@@ -172,10 +165,8 @@ class TextJudge(Judge):
             raise ValueError(f"no examples are recorded behind {missing[0]}")
         behind = {source: [without_padding(x) for x in truth.behind[source].x] for source in claims}
         public = [one for one in map(without_padding, truth.decoys.x) if one]
-        blind = guesses(behind, public, generator=truth.generator)
-        others = guesses(behind, public, generator=truth.generator)["public sentences"]
-        if not evidence.ordered:
-            blind["frequent tokens"] = frequent_sets(blind["public sentences"], public)
+        blind = guesses(behind, public, ordered=evidence.ordered, generator=truth.generator)
+        others = guesses(behind, public, ordered=True, generator=truth.generator)["public sentences"]
         floors = [(one, behind) for one in blind.values()] + [(claims, others)]
         judged = _sequences if evidence.ordered else _sets
         return judged(claims, behind, floors, show=truth.info.public)
@@ -269,7 +260,7 @@ def _gallery(pairs: Sequence[Pair], scores: Sequence[float]) -> dict[str, Tensor
     if not true:
         return {}
     order = sorted(true, key=lambda i: (-scores[i], i))
-    places = torch.linspace(0, len(order) - 1, min(GALLERY, len(order))).round().long().unique().tolist()
+    places = torch.linspace(0, len(order) - 1, min(GALLERY, len(order))).round().long().tolist()
     shown = [order[place] for place in places]
     width = max(max(len(pairs[i].true), len(pairs[i].found)) for i in shown)
 
