@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -5,8 +7,11 @@ from planted_scene import attacked, conv, federation, mlp, noised, rotated
 
 from fedsec.attacks.inversion.layers import head
 from fedsec.attacks.malicious.fishing import ClassFishing, FeatureFishing, caught, features_of, isolated
+from fedsec.attacks.malicious.robbing_the_fed import RobbingTheFed
+from fedsec.attacks.malicious.trap_weights import TrapWeights
 from fedsec.federation.training import LocalTraining
 from fedsec.protocol.outcome import NotApplicable
+from fedsec.threat import Knowledge
 
 CLASS = 3
 
@@ -133,3 +138,23 @@ def test_a_head_without_bias_is_refused():
         attacked(federation(lambda: mlp(head_bias=False)), ClassFishing())
     with pytest.raises(NotApplicable, match="no class 12"):
         attacked(federation(), ClassFishing(target=12))
+
+
+def test_a_class_that_is_named_needs_no_public_examples():
+    assert Knowledge.AUXILIARY_DATA in ClassFishing().knows()
+    assert Knowledge.AUXILIARY_DATA not in ClassFishing(target=3).knows()
+    assert Knowledge.AUXILIARY_DATA in FeatureFishing(target=3).knows()
+    named = attacked(federation(split=without_public(federation().split)), ClassFishing(target=CLASS))
+    assert named.evidence.sources
+
+
+def without_public(split):
+    return dataclasses.replace(split, auxiliary=split.auxiliary.take([]))
+
+
+@pytest.mark.parametrize("attack", [ClassFishing(), FeatureFishing(), TrapWeights(), RobbingTheFed()])
+def test_tokens_are_refused(attack):
+    setup = federation()
+    info = dataclasses.replace(setup.info, bounds=None, vocabulary=9, modality="text")
+    with pytest.raises(NotApplicable, match="tokens"):
+        attacked(dataclasses.replace(setup, info=info), attack)
