@@ -1,7 +1,7 @@
 """What defenses left to match of an update, read off the update itself and the public stack.
 
 Clipping by value leaves saturated coordinates, clipping layer by layer equal norms. Sparsification (top-k, pruning)
-leaves a gap between zero and the smallest coordinate sent: what survived is matched, and the rest was smaller than that.
+leaves a gap between zero and the smallest coordinate sent: what survived is matched, and the rest was smaller than it.
 Quantisation to signs leaves one magnitude per layer: signs are matched. The last two are looked for only where the
 stack is not empty; a bare update has its zeros from the model (dead ReLUs).
 """
@@ -66,7 +66,7 @@ class Observation:
         """``(l, p)`` to ``(l, p)``.
 
         Where the target was not sent, what exceeds the magnitude that was; cut where the target was; soft signs where
-        only signs were sent, relative to the mean magnitude of the layer; where layers were rescaled, each at unit norm.
+        only signs were sent, relative to the layer's mean magnitude; where layers were rescaled, each at unit norm.
         """
         if self.least is not None:
             gradients = self._beyond_sent(gradients, self.least)
