@@ -72,9 +72,10 @@ def trained(
     module, draw = model.instance(state).train(), seeded("inverting-gradients", "training")
     optimizer = torch.optim.SGD(module.parameters(), lr=rate, momentum=0.9)
     for _ in range(epochs):
-        for rows in torch.randperm(len(examples), generator=draw).split(batch_size):
+        for rows in torch.split(torch.randperm(len(examples), generator=draw), batch_size):
             optimizer.zero_grad()
-            model.loss(module(examples.x[rows]), examples.y[rows]).mean().backward()
+            loss = model.loss(module(examples.x[rows]), examples.y[rows]).mean()
+            torch.autograd.backward(loss)
             optimizer.step()
     return FlatModel.of(module, task=model.task, name=model.name).vector()
 
