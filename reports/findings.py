@@ -13,6 +13,7 @@ from .format import among, brief, flow, interval, pairs, points, quantity
 from .images import Budget
 from .ledger import Ledger, ledgers
 from .overview import Anchors, Cell, make_cell, price, status_words
+from .sentences import Reading, readings
 from .severity import (
     STATUSES,
     advantage,
@@ -66,6 +67,7 @@ class Section:
     evidence: tuple[Evidence, ...]
     ledgers: tuple[Ledger, ...]
     galleries: tuple[Gallery, ...]
+    readings: tuple[Reading, ...]
     roc: Chart | None
     curves: tuple[tuple[str, Chart], ...]
     curves_left_out: int
@@ -109,6 +111,7 @@ def _section(audit: Audit, anchors: Anchors, attack: str, shown: tuple[Gallery, 
         evidence=tuple(_evidence(audit, anchors, attack, stack, scale) for stack in found),
         ledgers=ledgers(audit, attack),
         galleries=shown,
+        readings=readings(audit, attack),
         roc=_roc(audit, attack, found),
         curves=charts[:most_curves],
         curves_left_out=len(charts[most_curves:]),

@@ -166,7 +166,7 @@ class Audit:
 
     def _document(self, builder: Builder, plan: Plan, store: Store, run: Run, jobs: int) -> dict[str, Any]:
         config, info = self.config, builder.dataset.info
-        assembly = Assembly(config, plan, store, public=info.public)
+        assembly = Assembly(config, plan, store, info=info)
         cells, findings, utilities = assembly.cell_rows(), assembly.findings(), assembly.utilities()
         verdict = judge(config.gates, findings, utilities, cells, undefended=assembly.control)
         model = builder.model(config.seeds[0])

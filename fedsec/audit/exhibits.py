@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from fedsec.data.tokens import PADDING, SPECIAL
+
 GALLERY = 6
 """Examples shown per gallery: best to worst, the middle one included."""
+FIRST_WORD = len(SPECIAL)
 THUMBNAIL = 64
 """Images wider than this are thinned for the page."""
 
@@ -51,9 +54,37 @@ def gallery(arrays: Mapping[str, Tensor], *, show_originals: bool, derived: bool
     }
 
 
-def exhibits(arrays: Mapping[str, Tensor], *, show_originals: bool, derived: bool) -> dict[str, Any]:
-    """Everything that the report can draw of a cell."""
+def sentences(arrays: Mapping[str, Tensor], words: Sequence[str], *, show_originals: bool) -> dict[str, Any] | None:
+    """Recovered sentences in words, best to worst, beside the true ones (or ``None`` if they may not be shown)."""
+    if "text/reconstruction" not in arrays or not words:
+        return None
+
+    def read(name: str) -> list[list[str]]:
+        return [[words[token] for token in row if token != PADDING] for row in arrays[name].tolist()]
+
+    return {
+        "original": read("text/original") if show_originals and "text/original" in arrays else None,
+        "reconstruction": read("text/reconstruction"),
+        "score": _rounded(arrays["text/score"], 4) if "text/score" in arrays else [],
+        "spaced": any(len(word) > 1 for word in words[FIRST_WORD:]),
+    }
+
+
+def exhibits(
+    arrays: Mapping[str, Tensor], *, show_originals: bool, derived: bool, words: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Everything that the report can draw of a cell.
+
+    Args:
+        arrays: of the judgement.
+        show_originals: whether the true examples may be shown.
+        derived: whether reconstructions are made from the originals.
+        words: what tokens stand for.
+    """
     found: dict[str, Any] = {}
+    said = sentences(arrays, words, show_originals=show_originals)
+    if said is not None:
+        found["sentences"] = said
     pictures = gallery(arrays, show_originals=show_originals, derived=derived)
     if pictures is not None:
         found["gallery"] = pictures

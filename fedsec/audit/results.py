@@ -15,6 +15,7 @@ from fedsec.audit.exhibits import exhibits
 from fedsec.audit.plan import Cell, Plan, Training
 from fedsec.audit.store import Store, Stored
 from fedsec.config.schema import AttackEntry, AuditConfig, StackEntry
+from fedsec.data.examples import DatasetInfo
 from fedsec.judges.base import Measurement
 from fedsec.protocol.compose import opening_coalitions
 from fedsec.protocol.parties import Adversary
@@ -39,9 +40,10 @@ class _Collected:
 class Assembly:
     """Collects the results of a plan from the store."""
 
-    def __init__(self, config: AuditConfig, plan: Plan, store: Store, *, public: bool) -> None:
+    def __init__(self, config: AuditConfig, plan: Plan, store: Store, *, info: DatasetInfo) -> None:
         self.config, self.plan, self.store = config, plan, store
-        self._show = config.report.originals == "show" or public
+        self._show = config.report.originals == "show" or info.public
+        self._words = info.words
         self._attacks = {entry.label: entry for entry in config.attacks}
         self._stacks = {entry.label: entry for entry in config.stacks}
         self._honest = {(t.stack, t.seed): t for t in plan.trainings if not t.attack}
@@ -133,6 +135,7 @@ class Assembly:
             {k.removeprefix("x/"): v for k, v in _stored(measured[0]).tensors.items() if k.startswith("x/")},
             show_originals=self._show,
             derived=Capability.TESTING_DATA_CONTROL in plugin.threat.capabilities,
+            words=self._words,
         )
         row["exposed"] = _stored(measured[0]).document.get("exposed", [])
         row["cost"] = {"seconds_per_cell": sum(_stored(i).document["seconds"] for i in measured) / len(measured)}

@@ -93,7 +93,7 @@ class TinyShakespeare(DatasetSource):
         train, test = stratified_rows(np.asarray(owner, dtype=np.int64), len(owner) // 10, purpose=self.name)
         attribute = dataclasses.replace(self.info.attributes[0], values=tuple(names))
         return build_dataset(
-            dataclasses.replace(self.info, input_shape=(self.length,), attributes=(attribute,)),
+            dataclasses.replace(self.info, input_shape=(self.length,), attributes=(attribute,), words=words.words),
             train=everything.take(torch.from_numpy(train)),
             test=everything.take(torch.from_numpy(test)),
         )

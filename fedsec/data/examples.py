@@ -69,6 +69,7 @@ class DatasetInfo:
         source: canonical source with the paper.
         licence: short.
         vocabulary: number of tokens, 0 if the inputs are not tokens.
+        words: what the tokens stand for, in the order of their ids; empty if the inputs are not tokens.
         natural_clients: name of an attribute that is a natural client key, or empty.
     """
 
@@ -84,6 +85,7 @@ class DatasetInfo:
     source: str = ""
     licence: str = ""
     vocabulary: int = 0
+    words: tuple[str, ...] = ()
     natural_clients: str = ""
 
 

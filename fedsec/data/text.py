@@ -97,7 +97,7 @@ class SentenceSource(DatasetSource):
             )
             for part in (train, test)
         ]
-        info = dataclasses.replace(self.info, input_shape=(self.length,), vocabulary=len(words))
+        info = dataclasses.replace(self.info, input_shape=(self.length,), vocabulary=len(words), words=words.words)
         return build_dataset(info, train=examples[0], test=examples[1])
 
     def words(self, root: Path | None = None) -> Vocabulary:
