@@ -1,5 +1,6 @@
 """The real files: counts that their publishers state."""
 
+import dataclasses
 import os
 
 import pytest
