@@ -72,6 +72,11 @@ class CanaryAudit(Adversary):
         ),
     ] = "release"
 
+    first_rounds: Annotated[
+        int | None,
+        Field(ge=1, description="as the server: rounds whose uploads are read, all by default; fewer show less"),
+    ] = None
+
     name: ClassVar[str] = "canary-audit"
     summary: ClassVar[str] = (
         "Adds canary clients by coin flips and bounds epsilon from below by how well they are found"
@@ -115,6 +120,10 @@ class CanaryAudit(Adversary):
         object.__setattr__(self, "threat", threat)
         object.__setattr__(self, "wants", _WANTS[self.sees])
         object.__setattr__(self, "also_sees", _ALSO[self.sees])
+
+    def rounds(self, total: int) -> range:
+        """All rounds, or the first ones whose uploads the server reads."""
+        return range(total if self.sees != "server" or self.first_rounds is None else min(self.first_rounds, total))
 
     @property
     def fraction(self) -> float:

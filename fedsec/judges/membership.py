@@ -18,6 +18,9 @@ from fedsec.statistics.intervals import roc
 RATES = (0.01, 0.001)
 """False positive rates at which members are counted: an accusation must seldom be wrong to be worth making."""
 
+ASKED = 4
+"""Clients that are asked about each non-member, at most: more add answers that depend on each other."""
+
 SHOWN = 5
 """Most exposed examples that are named, and most exposed clients."""
 
@@ -46,8 +49,8 @@ class MembershipJudge(Judge):
 
     An attack that scores candidates is asked whether each was trained on. One that scores candidates for each client
     (`OwnerScores`) is asked of each client whether the candidate is in its data: members count at the client that
-    holds them and non-members at every client, so the answers about one candidate depend on each other. Members of
-    other clients are no non-members: their owner's update is in the cohort.
+    holds them and non-members at a few clients drawn at random, so the answers about one candidate depend on each
+    other. Members of other clients are no non-members: their owner's update is in the cohort.
 
     True positive rates are read off the step ROC (the last threshold whose false positive rate is at most the one
     allowed) and get exact intervals; the notes say what the non-members resolve.
@@ -73,7 +76,7 @@ class MembershipJudge(Judge):
             raise NotApplicable("this federation keeps no never-trained examples to tell members from")
         members = truth.members.bool().cpu()
         owners = truth.owners.cpu() if truth.owners is not None else torch.full((len(members),), -1)
-        asked = _of_all(evidence, members, owners)
+        asked = _of_all(evidence, members, owners, truth.generator)
         if not bool(asked.members.any()) or bool(asked.members.all()):
             raise NotApplicable("the membership challenge has only one kind of candidate")
         each = isinstance(evidence, OwnerScores)
@@ -120,7 +123,9 @@ class MembershipJudge(Judge):
         )
 
 
-def _of_all(evidence: MembershipScores | OwnerScores, members: Tensor, owners: Tensor) -> Question:
+def _of_all(
+    evidence: MembershipScores | OwnerScores, members: Tensor, owners: Tensor, generator: torch.Generator
+) -> Question:
     """The units of the evidence."""
     count = len(members)
     scores = evidence.scores.detach().cpu()
@@ -130,24 +135,36 @@ def _of_all(evidence: MembershipScores | OwnerScores, members: Tensor, owners: T
         return Question(scores, members, torch.arange(count), owners)
     if scores.shape != (count, len(evidence.clients)):
         raise ValueError(f"expected scores of shape {(count, len(evidence.clients))}, found {tuple(scores.shape)}")
-    question = of_each_client(scores, evidence.clients, members, owners)
+    question = of_each_client(scores, evidence.clients, members, owners, generator=generator)
     unseen = int(members.sum()) - int(question.members.sum())
-    notes = ["Asked of each client by itself: members at the client that holds them, non-members at every client."]
+    notes = [f"Asked of single clients: members at the one that holds them, non-members at {ASKED} of them at most."]
     if unseen:
         notes.append(f"{unseen} members are left out: several clients hold them, or theirs was not seen.")
     return replace(question, notes=tuple(notes))
 
 
-def of_each_client(scores: Tensor, clients: tuple[int, ...], members: Tensor, owners: Tensor) -> Question:
-    """Pairs of a candidate and a client: members with their owner, non-members with everybody.
+def of_each_client(
+    scores: Tensor,
+    clients: tuple[int, ...],
+    members: Tensor,
+    owners: Tensor,
+    *,
+    generator: torch.Generator | None = None,
+) -> Question:
+    """Pairs of a candidate and a client: members with their owner, non-members with everybody or a few.
 
     Args:
         scores: ``(m, k)``.
         clients: identities of the columns.
         members: ``(m,)`` bool.
         owners: ``(m,)`` int64.
+        generator: draws at most `ASKED` clients for each non-member; without it all are asked.
     """
-    asked = (torch.tensor(clients) == owners.unsqueeze(1)) & members.unsqueeze(1) | ~members.unsqueeze(1)
+    about = torch.ones(scores.shape, dtype=torch.bool)
+    if generator is not None and scores.shape[1] > ASKED:
+        drawn = torch.rand(scores.shape, generator=generator).argsort(1)[:, :ASKED]
+        about = torch.zeros_like(about).scatter_(1, drawn, True)
+    asked = (torch.tensor(clients) == owners.unsqueeze(1)) & members.unsqueeze(1) | ~members.unsqueeze(1) & about
     rows, columns = asked.nonzero(as_tuple=True)
     return Question(scores[rows, columns], members[rows], rows, owners[rows])
 

@@ -93,11 +93,21 @@ def test_scores_for_each_client_are_asked_of_each_client():
     truth = replace(truth_of(4), members=members, owners=owners)
     judgement = MembershipJudge().measure(OwnerScores(clients=(0, 1), scores=scores), truth)
     assert pool([judgement.measurements[0]], generator=np.random.default_rng(0)).value == 1
-    assert "each client by itself" in judgement.notes[0]
+    assert "Asked of single clients" in judgement.notes[0]
     assert "1 members are left out" in judgement.notes[1]
     assert [one.unit for one in judgement.exposed][:2] == ["candidate 0 of client:0", "candidate 1 of client:1"]
     with pytest.raises(ValueError, match="expected scores of shape"):
         MembershipJudge().measure(OwnerScores(clients=(0,), scores=scores), truth)
+
+
+def test_few_of_many_clients_are_asked_about_each_non_member():
+    scores = torch.arange(20.0).reshape(2, 10)
+    members, owners = torch.tensor([True, False]), torch.tensor([6, -1])
+    asked = of_each_client(scores, tuple(range(10)), members, owners, generator=torch.Generator().manual_seed(0))
+    assert asked.rows.tolist() == [0, 1, 1, 1, 1]
+    assert asked.scores[0] == 6
+    assert len(set(asked.scores[1:].tolist())) == 4
+    assert min(asked.scores[1:].tolist()) >= 10
 
 
 def test_without_a_challenge_it_is_not_applicable():
