@@ -10,7 +10,7 @@ from .charts import Scale, Tick, axis
 from .document import Audit, headline, number_of, score_of
 from .format import MISSING, interval, quantity, ratio
 from .overview import Anchors
-from .severity import advantage, category_of, rank, unproven
+from .severity import CLAIMS, advantage, category_of, rank, unproven
 
 SIZE = (360, 300)
 FRAME = (50.0, 14.0, 330.0, 252.0)
@@ -75,7 +75,7 @@ def frontiers(audit: Audit, anchors: Anchors) -> tuple[Frontier, ...]:
     """One picture per family of confidentiality, in the order of the file; a family with one dot has none."""
     families: dict[str, list[str]] = {}
     for label, entry in audit.attacks.items():
-        if category_of(entry) == "Confidentiality":
+        if category_of(entry) in ("Confidentiality", CLAIMS):
             families.setdefault(str(entry.get("family") or ""), []).append(label)
     made = (_frontier(audit, anchors, family, attacks) for family, attacks in families.items())
     return tuple(one for one in made if len(one.points) > 1)

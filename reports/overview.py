@@ -10,6 +10,7 @@ from .document import Audit, drop_of, headline, number_of, rows, score_of, table
 from .format import interval, plain, points, quantity, ratio
 from .severity import (
     CATEGORIES,
+    CLAIMS,
     LETTERS,
     STATUSES,
     UNPROVEN,
@@ -183,9 +184,10 @@ def by_category(audit: Audit) -> dict[str, list[str]]:
 
 
 def cards(audit: Audit, anchors: Anchors) -> tuple[Card, ...]:
-    """One card per category; a category that no attack covers says so."""
+    """One card per category; a category that no attack covers says so, but for claims that nobody made."""
     grouped = by_category(audit)
-    return tuple(_card(audit, anchors, category, grouped.get(category, [])) for category in CATEGORIES)
+    shown = [category for category in CATEGORIES if category in grouped or category != CLAIMS]
+    return tuple(_card(audit, anchors, category, grouped.get(category, [])) for category in shown)
 
 
 def price(audit: Audit, stack: str) -> str:

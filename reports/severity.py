@@ -16,10 +16,12 @@ STATUSES = {
     "error": "the cell failed: says nothing about security",
 }
 CHANGES_INPUTS = "Evasion robustness"
+CLAIMS = "Privacy claims"
 CATEGORIES = {
     "Confidentiality": "what can be learned about the training data",
     "Integrity": "what controlled clients can do to the shared model",
     CHANGES_INPUTS: "what changed inputs can do to the released model",
+    CLAIMS: "how far planted canaries, the worst case, are found out in spite of a promised privacy budget",
 }
 SETTLED = ("blocked", "not applicable")
 UNPROVEN = "unproven"
@@ -33,9 +35,12 @@ def rank(severity: str | None) -> int:
 def category_of(attack: Mapping[str, Any]) -> str:
     """The category of an attack, from what its threat model declares.
 
-    An active adversary attacks integrity, unless it takes part in order to read; one that controls inputs at
+    An auditor tests claims: its canaries are made to be found, so they say nothing of other people's data. An active
+    adversary attacks integrity, unless it takes part in order to read; one that controls inputs at
     deployment, robustness; any other one reads.
     """
+    if attack.get("audits"):
+        return CLAIMS
     if attack.get("active") and not attack.get("observes"):
         return "Integrity"
     if "testing data control" in texts(attack, "capabilities"):

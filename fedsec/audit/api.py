@@ -168,7 +168,9 @@ class Audit:
         config, info = self.config, builder.dataset.info
         assembly = Assembly(config, plan, store, info=info)
         cells, findings, utilities = assembly.cell_rows(), assembly.findings(), assembly.utilities()
-        verdict = judge(config.gates, findings, utilities, cells, undefended=assembly.control)
+        attacks = [attack_row(entry) for entry in config.attacks]
+        auditors = {row["label"] for row in attacks if row["audits"]}
+        verdict = judge(config.gates, findings, utilities, cells, undefended=assembly.control, auditors=auditors)
         model = builder.model(config.seeds[0])
         federation = config.federation
         return {
@@ -201,7 +203,7 @@ class Audit:
                 "algorithm": federation.algorithm.name,
                 "seeds": list(config.seeds),
             },
-            "attacks": [attack_row(entry) for entry in config.attacks],
+            "attacks": attacks,
             "stacks": assembly.stack_rows(),
             "cells": cells,
             "findings": findings,

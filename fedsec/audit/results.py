@@ -262,6 +262,7 @@ def attack_row(entry: AttackEntry) -> dict[str, Any]:
         "stage": threat.stage.value,
         "active": active,
         "observes": active and bool(plugin.wants),
+        "audits": isinstance(plugin, Adversary) and plugin.flips_coins,
         "judge": plugin.judge,
         "parameters": dict(plugin.parameters()),
         "paper": asdict(plugin.paper) if plugin.paper else None,

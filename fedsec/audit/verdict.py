@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -75,13 +75,18 @@ def judge(
     cells: Sequence[dict[str, Any]],
     *,
     undefended: str,
+    auditors: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The verdict: gates, completeness, the worst severity without a defense and with the best one."""
+    """The verdict: gates, completeness, the worst severity without a defense and with the best one.
+
+    Labels of ``auditors`` are left out of both: their canaries are made to be found. Gates may name them.
+    """
     results = [check_gate(gate, findings, utilities) for gate in gates]
     counts = coverage(cells)
     complete = counts["error"] == 0 and counts["not_run"] == 0 and counts["total"] > 0
     met = all(result["met"] for result in results)
     status = "no gates" if not results else ("gates met" if met else "gates violated")
+    findings = [f for f in findings if f["attack"] not in auditors]
     worst = [f["severity"] for f in findings if f["severity"] in ORDER]
     return {
         "status": status,

@@ -88,3 +88,4 @@ def test_one_who_takes_part_in_order_to_read_is_no_threat_to_integrity(document)
     severity = importlib.import_module("fedsec.reports.severity")
     assert severity.category_of({"active": True, "observes": True}) == "Confidentiality"
     assert severity.category_of({"active": True}) == "Integrity"
+    assert severity.category_of({"active": True, "observes": True, "audits": True}) == "Privacy claims"
