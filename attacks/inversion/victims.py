@@ -68,16 +68,25 @@ def most_exposed(events: Sequence[Seen], targets: int) -> tuple[Seen, ...]:
 
 
 def choose(view: View, facts: PublicFacts, *, targets: int) -> tuple[Victim, ...]:
-    """The victims of one attack.
-
-    The model of a round is its broadcast; where the position cannot read it, the newest older model that it can
-    (the initial one at worst), which makes every gradient-matching attack weaker and never stronger.
+    """The victims of an attack that reconstructs real-valued inputs; see `victims`.
 
     Raises:
         NotApplicable: the inputs are tokens, or the view holds no update.
     """
     if facts.info.bounds is None:
         raise NotApplicable("the inputs are tokens; this attack reconstructs real-valued inputs")
+    return victims(view, facts, targets=targets)
+
+
+def victims(view: View, facts: PublicFacts, *, targets: int) -> tuple[Victim, ...]:
+    """The updates with the fewest examples behind them, of uploads or else of aggregates.
+
+    The model of a round is its broadcast; where the position cannot read it, the newest older model that it can
+    (the initial one at worst), which makes every gradient-matching attack weaker and never stronger.
+
+    Raises:
+        NotApplicable: the view holds no update.
+    """
     topic = next((topic for topic in WANTS if view.of(topic)), None)
     if topic is None:
         raise NotApplicable("no update is in the view")

@@ -12,7 +12,7 @@ from fedsec.protocol.evidence import OwnerScores
 from fedsec.protocol.facts import PublicFacts
 from fedsec.protocol.outcome import NotApplicable
 from fedsec.protocol.view import Seen, View
-from fedsec.threat import Taxonomy
+from fedsec.threat import Capability, Knowledge, Stage, Taxonomy, ThreatModel
 
 FAMILY = "membership inference"
 
@@ -28,6 +28,27 @@ RELATED = (
     Taxonomy("owasp-ml-2023", "ML04", "Membership Inference Attack", "partial"),
 )
 """None of the three names the membership of a whole client, or which client holds an example."""
+
+SHADOWED = frozenset(
+    {
+        "adversarial training",
+        "anomaly detection",
+        "clipping",
+        "compression",
+        "differential privacy",
+        "homomorphic encryption",
+        "robust aggregation",
+    }
+)
+"""Families that shadow federations run as the real one does."""
+
+WITH_SHADOWS = ThreatModel(
+    story="Somebody who has the published model, a person's record and similar data finds out whether it was used",
+    position="outsider",
+    knowledge=frozenset({Knowledge.CANDIDATES, Knowledge.AUXILIARY_DATA, Knowledge.LOCAL_TRAINING}),
+    capabilities=frozenset({Capability.QUERY_ACCESS}),
+    stage=Stage.DEPLOYMENT,
+)
 
 
 def spread(total: int, used: int) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from fedsec.protocol.parties import Attack
 from fedsec.protocol.view import View
 from fedsec.threat import Capability, Knowledge, Paper, Stage, Taxonomy, ThreatModel
 
-from .base import FAMILY, RELATED
+from .base import FAMILY, RELATED, SHADOWED
 from .references import draw
 
 
@@ -54,17 +54,7 @@ class ClientMembership(Attack):
     )
     wants: ClassVar[tuple[Topic, ...]] = (Topic.RELEASE,)
     judge: ClassVar[str] = "participation"
-    adaptive_to: ClassVar[frozenset[str]] = frozenset(
-        {
-            "adversarial training",
-            "anomaly detection",
-            "clipping",
-            "compression",
-            "differential privacy",
-            "homomorphic encryption",
-            "robust aggregation",
-        }
-    )
+    adaptive_to: ClassVar[frozenset[str]] = SHADOWED
 
     references: Annotated[
         int, Field(ge=0, description="federations trained on public examples; 0 takes the initial model instead")

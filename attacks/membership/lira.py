@@ -14,9 +14,9 @@ from fedsec.protocol.evidence import MembershipScores
 from fedsec.protocol.facts import PublicFacts
 from fedsec.protocol.parties import Attack
 from fedsec.protocol.view import View
-from fedsec.threat import Capability, Knowledge, Paper, Stage, Taxonomy, ThreatModel
+from fedsec.threat import Paper, Taxonomy, ThreatModel
 
-from .base import FAMILY, MEMBERSHIP
+from .base import FAMILY, MEMBERSHIP, SHADOWED, WITH_SHADOWS
 from .likelihood import likelihood_ratio, outside_score
 from .references import references
 
@@ -48,26 +48,10 @@ class LikelihoodRatio(Attack):
     )
     taxonomy: ClassVar[tuple[Taxonomy, ...]] = MEMBERSHIP
     cost: ClassVar[str] = "`shadows` whole federations, shared with other attacks of the audit"
-    threat: ClassVar[ThreatModel] = ThreatModel(
-        story="Somebody who has the published model, a person's record and similar data finds out whether it was used",
-        position="outsider",
-        knowledge=frozenset({Knowledge.CANDIDATES, Knowledge.AUXILIARY_DATA, Knowledge.LOCAL_TRAINING}),
-        capabilities=frozenset({Capability.QUERY_ACCESS}),
-        stage=Stage.DEPLOYMENT,
-    )
+    threat: ClassVar[ThreatModel] = WITH_SHADOWS
     wants: ClassVar[tuple[Topic, ...]] = (Topic.RELEASE,)
     judge: ClassVar[str] = "membership"
-    adaptive_to: ClassVar[frozenset[str]] = frozenset(
-        {
-            "adversarial training",
-            "anomaly detection",
-            "clipping",
-            "compression",
-            "differential privacy",
-            "homomorphic encryption",
-            "robust aggregation",
-        }
-    )
+    adaptive_to: ClassVar[frozenset[str]] = SHADOWED
 
     shadows: Annotated[
         int,

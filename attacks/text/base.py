@@ -16,7 +16,7 @@ from fedsec.protocol.parties import Attack
 from fedsec.protocol.view import View
 from fedsec.threat import Taxonomy
 
-from ..inversion.victims import WANTS, Victim, examples_behind, most_exposed
+from ..inversion.victims import WANTS, Victim, victims
 
 TEXT_INVERSION = (
     Taxonomy("nist-ai-100-2e2025", "NISTAML.032", "Reconstruction", "partial"),
@@ -46,31 +46,14 @@ class TextAttack(Attack):
 
 
 def choose(view: View, facts: PublicFacts, *, targets: int) -> tuple[Victim, ...]:
-    """The victims of one attack on text.
-
-    The model of a round is its broadcast; where the position cannot read it, the newest older model that it can.
+    """The victims of an attack on text; see `fedsec.attacks.inversion.victims.victims`.
 
     Raises:
         NotApplicable: the inputs are no tokens, or the view holds no update.
     """
     if not facts.info.vocabulary:
         raise NotApplicable("the inputs are no tokens")
-    topic = next((topic for topic in WANTS if view.of(topic)), None)
-    if topic is None:
-        raise NotApplicable("no update is in the view")
-    models = {0: facts.initial, **{event.round: event.values for event in view.of(Topic.BROADCAST)}}
-    size = facts.model.layout.trainable
-    return tuple(
-        Victim(
-            round=event.round,
-            sender=event.sender,
-            update=event.values[:size],
-            model=models[max(known for known in models if known <= event.round)],
-            examples=examples_behind(event),
-            trainers=1 if topic == Topic.UPLOAD else max(1, facts.cohort),
-        )
-        for event in most_exposed(view.of(topic), targets)
-    )
+    return victims(view, facts, targets=targets)
 
 
 def embedding_slot(model: FlatModel, vocabulary: int) -> Slot:
