@@ -39,9 +39,9 @@ class Metrics:
 def metrics_of(judge: str) -> Metrics:
     """What a judge can measure.
 
-    A third party's judge lists it in a class attribute ``metrics``, or anything may be asked of it. In the source of
-    fedsec's own judges the names of the calls of ``Measurement`` are read, and where one is computed, every text in
-    the module may be it: what stands nowhere in the source cannot be measured.
+    A judge lists it in a class attribute ``metrics``; without one, anything may be asked of a third party's. In the
+    source of fedsec's own judges without one the names of the calls of ``Measurement`` are read, and where one is
+    computed, every text in the module may be it: what stands nowhere in the source cannot be measured.
     """
     anything = Metrics(frozenset(), frozenset({".*"}))
     try:
@@ -60,6 +60,9 @@ def _read(module: str) -> Metrics:
         tree = ast.parse(path_of(module).read_bytes())
     except (OSError, SyntaxError) as error:
         raise Unreadable(str(error)) from error
+    listed = _listed(tree)
+    if listed:
+        return Metrics(listed)
     names: set[str] = set()
     patterns: set[str] = set()
     is_computed = False
@@ -85,6 +88,14 @@ def _read(module: str) -> Metrics:
             _pattern(node) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) and " " not in _pattern(node)
         }
     return Metrics(frozenset(names), frozenset(patterns))
+
+
+def _listed(tree: ast.Module) -> frozenset[str]:
+    """What a judge lists in its class attribute ``metrics``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "metrics" and node.value is not None:
+            return frozenset(ast.literal_eval(node.value))
+    return frozenset()
 
 
 def _pattern(text: ast.JoinedStr) -> str:

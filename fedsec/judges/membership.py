@@ -62,6 +62,8 @@ class MembershipJudge(Judge):
         "untrained model and at least one half"
     )
 
+    metrics: ClassVar[tuple[str, ...]] = ("auc", "tpr@0.01", "tpr@0.001")
+
     def measure(self, evidence: Evidence, truth: Truth) -> Judgement:
         """See `Judge.measure`.
 

@@ -141,6 +141,16 @@ class TextJudge(Judge):
     """
 
     name: ClassVar[str] = "text"
+    metrics: ClassVar[tuple[str, ...]] = (
+        "rouge1",
+        "rouge2",
+        "rouge_l",
+        "token_accuracy",
+        "exact",
+        "token_set_f1",
+        "token_recall",
+        "token_precision",
+    )
     summary: ClassVar[str] = (
         "Full success: every sentence behind the update is recovered word for word (every token, for sets);"
         " floor: the best of frequent tokens, public sentences and the same claims on other people's sentences"

@@ -29,9 +29,9 @@ def test_starter_and_its_resolved_form_are_valid(editor) -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_examples_are_valid(editor, path: Path) -> None:
-    raw = yaml.safe_load(path.read_text())
-    assert list(editor.iter_errors(raw)) == []
-    config_from(raw, folder=path.parent)
+    for raw in yaml.safe_load_all(path.read_text()):
+        assert list(editor.iter_errors(raw)) == []
+        config_from(raw, folder=path.parent)
 
 
 @pytest.mark.parametrize(
