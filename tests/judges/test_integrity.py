@@ -18,12 +18,11 @@ def info(task="classification", classes=4):
     )  # fmt: skip
 
 
-def test_set(y):
+def labelled(y):
     return Examples(torch.zeros(len(y), 1), torch.tensor(y))
 
 
-test_set.__test__ = False
-TEST = test_set([0, 0, 0, 0, 1, 1, 2, 3])
+TEST = labelled([0, 0, 0, 0, 1, 1, 2, 3])
 HONEST = Outcome(
     predictions=torch.tensor([0, 0, 0, 1, 1, 1, 2, 3]),
     accuracy=(0.1, 0.5, 0.6, 0.7, 0.8, 0.9, 0.8),
@@ -104,7 +103,7 @@ def test_targeted_refuses_what_it_cannot_measure():
     with pytest.raises(ValueError, match="regression"):
         judge.compare(HONEST, ATTACKED, TEST, info("regression", 0), {"source": 0, "target": 1})
     with pytest.raises(DataError, match="source class 3"):
-        judge.compare(HONEST, ATTACKED, test_set([0] * 8), info(), {"source": 3, "target": 1})
+        judge.compare(HONEST, ATTACKED, labelled([0] * 8), info(), {"source": 3, "target": 1})
 
 
 def test_regression_is_relative_to_the_best_constant():
