@@ -95,6 +95,15 @@ def combine(rows: Tensor, coefficients: Tensor) -> Tensor:
     return result
 
 
+def combine_many(rows: Tensor, coefficients: Tensor) -> Tensor:
+    """`combine` for several sets of coefficients at once: ``(n, d)`` and ``(m, n)`` to ``(m, d)``."""
+    weights = coefficients.to(device=rows.device, dtype=torch.float64)
+    result = torch.empty(weights.shape[0], rows.shape[1], dtype=rows.dtype, device=rows.device)
+    for span in spans(rows.shape[1]):
+        result[:, span] = (weights @ rows[:, span].double()).to(rows.dtype)
+    return result
+
+
 def gram(rows: Tensor, *, centre: Tensor | None = None) -> Tensor:
     """Inner products of all pairs of rows, less a centre: ``(n, d)`` to ``(n, n)`` fp64."""
     n = rows.shape[0]
