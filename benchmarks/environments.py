@@ -13,9 +13,10 @@ PEERS = {
     "flower": ["flwr[simulation]==1.41.0", "ray==2.55.1"],
     "pfl": ["pfl==0.6.0"],
     "breaching": ["hydra-core==1.3.2", "scipy"],
+    "byzfl": ["scipy"],
 }
-WITHOUT_DEPENDENCIES = {"breaching": ["breaching==0.1.2"]}
-"""breaching asks for torchvision and lpips, which its attacks do not use (`peers/without_torchvision.py`)."""
+WITHOUT_DEPENDENCIES = {"breaching": ["breaching==0.1.2"], "byzfl": ["byzfl==0.0.11"]}
+"""Both ask for torchvision, and breaching for lpips, which what is measured does not use (`peers/without_*.py`)."""
 
 
 def python(name):
