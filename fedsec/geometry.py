@@ -21,6 +21,9 @@ from torch import Tensor
 CHUNK = 1 << 14
 """Coordinates per chunk: an fp64 chunk of 50 rows is 6.5 MB, about a core's share of the cache."""
 
+SAMPLE = 1 << 12
+"""Coordinates from which a central row is chosen."""
+
 
 def check_rows(rows: Tensor, *, least: int = 1) -> None:
     """Refuse what no rule can read.
@@ -86,6 +89,31 @@ def trimmed_mean(rows: Tensor, trim: int) -> Tensor:
     return result
 
 
+def mean_around_median(rows: Tensor, count: int) -> Tensor:
+    """Mean of the ``count`` values of each column nearest its median, ``(n, d)`` to ``(d,)``; a tie takes the lower."""
+    n = rows.shape[0]
+    low, high, shift = (n - 1) // 2, n // 2, n - count
+    places = torch.arange(n, device=rows.device)
+    result = torch.empty(rows.shape[1], dtype=rows.dtype, device=rows.device)
+    for span, ordered in sorted_coordinates(rows):
+        values = ordered.double()
+        # the nearest values are consecutive; each comparison moves the window up by one place
+        twice = values[:, low] + values[:, high]
+        first = (values[:, count:] + values[:, :shift] < twice.unsqueeze(1)).sum(dim=1, keepdim=True)
+        inside = (places >= first) & (places < first + count)
+        result[span] = (values.where(inside, 0.0).sum(dim=1) / count).to(rows.dtype)
+    return result
+
+
+def scale_rows(rows: Tensor, factors: Tensor) -> Tensor:
+    """Each row times its factor, in fp64: ``(n, d)`` and ``(n,)`` to ``(n, d)``; rows of factor 1 are copied."""
+    result = rows.detach().clone()
+    for row in (factors != 1.0).nonzero().flatten().tolist():
+        for span in spans(rows.shape[1]):
+            result[row, span] = (rows[row, span].double() * factors[row]).to(rows.dtype)
+    return result
+
+
 def combine(rows: Tensor, coefficients: Tensor) -> Tensor:
     """``sum_i c_i x_i`` with fp64 products and sums: ``(n, d)`` and ``(n,)`` to ``(d,)``."""
     weights = coefficients.to(device=rows.device, dtype=torch.float64)
@@ -111,7 +139,7 @@ def gram(rows: Tensor, *, centre: Tensor | None = None) -> Tensor:
     for span in spans(rows.shape[1]):
         block = rows[:, span].double()
         if centre is not None:
-            block -= centre[span].double()
+            block = block - centre[span].double()
         total.addmm_(block, block.t())
     return total
 
@@ -141,8 +169,8 @@ def row_norms(rows: Tensor, *, centre: Tensor | None = None) -> Tensor:
     for span in spans(rows.shape[1]):
         block = rows[:, span].double()
         if centre is not None:
-            block -= centre[span].double()
-        total += block.square_().sum(dim=1)
+            block = block - centre[span].double()
+        total += block.square().sum(dim=1)
     return total.sqrt()
 
 
@@ -152,3 +180,26 @@ def dots(rows: Tensor, vector: Tensor) -> Tensor:
     for span in spans(rows.shape[1]):
         total += rows[:, span].double() @ vector[span].double()
     return total
+
+
+def central_row(rows: Tensor) -> Tensor:
+    """A row that fewer than half of the rows cannot push far from the others, ``(n, d)`` to ``(d,)``.
+
+    The row whose median distance to the others is smallest, measured on a sample of coordinates, among those
+    whose norm is at most the median norm. The sample may mislead (somebody can hide in it); the bound on the norm is
+    exact, so that products about this row lose no more digits than products about the origin.
+    """
+    norms = row_norms(rows)
+    step = max(1, rows.shape[1] // SAMPLE)
+    sample = rows[:, ::step].double()
+    distances = squared_distances(gram(sample, centre=coordinate_median(sample)))
+    typical = distances.median(dim=1).values
+    typical[norms > norms.median()] = torch.inf
+    return rows[int(typical.argmin())]
+
+
+def about_central_row(products: Tensor) -> Tensor:
+    """From products about the origin ``(n, n)`` to those about the row with the smallest median distance to others."""
+    row = int(squared_distances(products).median(dim=1).values.argmin())
+    across = products[row]
+    return products - across.unsqueeze(0) - across.unsqueeze(1) + across[row]

@@ -13,6 +13,7 @@ from fedsec import geometry
 from fedsec.models.flat import Layout
 from fedsec.protocol.payload import Plain
 from fedsec.protocol.stage import Cohort, Defense, Guarantee, RoundContext, Setting
+from fedsec.round_geometry import RoundGeometry
 from fedsec.threat import Paper
 
 from .rounds import exclude, gather, nothing, one_row
@@ -38,8 +39,17 @@ def foolsgold_weights(history: Tensor) -> Tensor:
     Raises:
         ValueError: the matrix is empty or not finite.
     """
-    geometry.check_rows(history)
-    similarity = geometry.cosines(geometry.gram(history)).fill_diagonal_(0.0)
+    return _weights(RoundGeometry(history).cosines)
+
+
+def foolsgold_coefficients(round_: RoundGeometry) -> Tensor:
+    """Coefficients ``(n,)`` fp64 of the mean weighed by `foolsgold_weights` of one round; 0 if all weights are."""
+    weights = _weights(round_.cosines)
+    return weights / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
+
+
+def _weights(cosines: Tensor) -> Tensor:
+    similarity = cosines.clone().fill_diagonal_(0.0)
     # a row's own zero takes part in the maximum, so that similarity is never negative
     largest = similarity.max(dim=1).values + _EPSILON
     pardon = (largest.unsqueeze(1) / largest.unsqueeze(0)).clamp_max(1.0)
