@@ -102,7 +102,6 @@ class CanaryAudit(Adversary):
     )
     judge: ClassVar[str] = "epsilon"
     wants: ClassVar[tuple[Topic, ...]] = (Topic.RELEASE,)
-    honest_stages: ClassVar[bool] = True
     flips_coins: ClassVar[bool] = True
     cost: ClassVar[str] = (
         "one training with more clients, memory for an update per canary; as the server, disk for all uploads"
@@ -134,6 +133,11 @@ class CanaryAudit(Adversary):
     def identities(self) -> int:
         """The canaries."""
         return self.canaries
+
+    @property
+    def honest_stages(self) -> bool:
+        """Its clients do what the stack makes of an honest upload: that is what is audited."""
+        return True
 
     def poison(self, shard: Examples, facts: PublicFacts, *, generator: torch.Generator) -> Examples:
         """One blank example (two for batch norm), so that the training that `craft` throws away costs nothing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,9 @@ from fedsec.audit.shadows import Shadows
 from fedsec.audit.store import Artifacts
 from fedsec.audit.transcripts import pack, unpack
 from fedsec.config.schema import AuditConfig
-from fedsec.federation.rounds import Federation, TrainingResult
+from fedsec.federation.evaluate import hits
+from fedsec.federation.result import TrainingResult
+from fedsec.federation.rounds import Federation
 from fedsec.federation.setup import FederationSetup
 from fedsec.judges.base import Judge, Judgement, Outcome
 from fedsec.protocol.events import Event, Topic
@@ -104,6 +106,9 @@ class Workbench:
             self.artifacts.write(task.transcript, document, packed.tensors)
         tensors = {"released": result.released, "predictions": result.predictions}
         tensors |= {f"memory/{name}": value for name, value in result.memory.items()}
+        tensors |= {f"watch/{name}": column for name, column in result.watch.items()}
+        if result.probe is not None:
+            tensors["probe"] = result.probe
         if setup.info.task != "regression":
             right = result.predictions == setup.split.test.y
             tensors["correct"] = right if right.dim() == 1 else right.double().mean(-1)
@@ -261,8 +266,10 @@ class Workbench:
             "knowledge": sorted(k.value for k in adversary.knows()),
         }
         document["compromised"] = attacked.document["compromised"]
+        # the honest federation knows of no probe: its released model is asked here
+        asked = hits(setup.model, honest.tensors["released"], adversary.probe(setup.split.test, setup.info))
         return _judge(adversary.judge).compare(
-            _outcome(honest.document, honest.tensors),
+            replace(_outcome(honest.document, honest.tensors), probe=asked),
             _outcome(attacked.document, attacked.tensors),
             setup.split.test,
             setup.info,
@@ -305,6 +312,9 @@ def _outcome(document: dict[str, Any], tensors: dict[str, Tensor]) -> Outcome:
         rounds=tuple(document["rounds"]),
         detected=tuple((int(a), int(b)) for a, b in document["detected"]) if any(map(sum, present)) else (),
         present=tuple((int(a), int(b)) for a, b in present),
+        probe=tensors.get("probe"),
+        probes=tuple(document["probes"]),
+        watch={k.removeprefix("watch/"): v for k, v in tensors.items() if k.startswith("watch/")},
     )
 
 
@@ -321,6 +331,7 @@ def _training_document(task: Training, result: TrainingResult) -> dict[str, Any]
         "diagnostics": {k: v for k, v in result.diagnostics.items() if _finite(v)},
         "detected": [list(pair) for pair in result.detected],
         "present": [list(pair) for pair in result.present],
+        "probes": list(result.probes),
         "claims": [
             {k: None if isinstance(v, float) and not _finite(v) else v for k, v in claim.items()}
             for claim in result.claims

@@ -16,6 +16,7 @@ from fedsec.data.properties import resolve
 from fedsec.federation.coalition import coin
 from fedsec.federation.cohort import CohortTrainer
 from fedsec.federation.population import Population, draw_cohort
+from fedsec.federation.rehearsal import Rehearsal
 from fedsec.federation.setup import FederationSetup, whole
 from fedsec.federation.stages import Stages
 from fedsec.judges.base import Truth
@@ -204,6 +205,7 @@ def public_facts(
         _labels=labels if given(Knowledge.LABELS) else None,
         _order=batch_orders(setup, stack) if given(Knowledge.BATCH_ORDER) else None,
         _federate=federate if given(Knowledge.LOCAL_TRAINING) else None,
+        _aggregate=Rehearsal(setup, stack, seed=seed) if given(Knowledge.AGGREGATION_RULE) else None,
         _client_candidates=clients.candidates if given(Knowledge.CLIENT_CANDIDATES) and clients else None,
         rule=rule,
     )

@@ -47,3 +47,11 @@ def evaluate(model: FlatModel, vector: Tensor, examples: Examples, *, batch: int
     else:
         accuracy = float((guessed == examples.y).double().mean())
     return Utility(predictions=guessed, accuracy=accuracy, loss=float(loss.double().mean()))
+
+
+def hits(model: FlatModel, vector: Tensor, probe: Examples | None) -> Tensor | None:
+    """Whether a model ``(d,)`` gives each example of a probe the label that it has there, ``(m,)`` bool."""
+    if probe is None:
+        return None
+    right = evaluate(model, vector, probe).predictions == probe.y
+    return right.reshape(len(probe), -1).all(dim=1)

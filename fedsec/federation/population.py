@@ -83,7 +83,15 @@ class Population:
         return float(self.controlled.mean()) if self.size else 0.0
 
 
-def draw_cohort(population: Population, how: Participation, *, round_index: int, seed: int) -> RoundCohort:
+def draw_cohort(
+    population: Population,
+    how: Participation,
+    *,
+    round_index: int,
+    seed: int,
+    admitted: NDArray[np.int64] | None = None,
+    sure: tuple[int, ...] = (),
+) -> RoundCohort:
     """The cohort of a round.
 
     Args:
@@ -91,12 +99,15 @@ def draw_cohort(population: Population, how: Participation, *, round_index: int,
         how: sampling, availability, dropouts, stragglers.
         round_index: the round, counted from 0.
         seed: of the federation.
+        admitted: ascending identities that may take part; ``None`` for all.
+        sure: identities that take part in any case, in the place of others drawn.
     """
     random = numpy_generator(seed, "cohort", round_index)
-    size = population.size
-    pool: NDArray[np.int64] | int = size
+    size = population.size if admitted is None else len(admitted)
+    pool: NDArray[np.int64] | int = size if admitted is None else admitted
     if how.availability < 1.0:
-        pool = np.flatnonzero(random.random(size) < how.availability)
+        there = np.flatnonzero(random.random(size) < how.availability)
+        pool = there if admitted is None else admitted[there]
     reachable = size if isinstance(pool, int) else len(pool)
     if how.sampling == "poisson":
         # Equal in law to asking each client by itself, without a draw per client.
@@ -106,11 +117,23 @@ def draw_cohort(population: Population, how: Participation, *, round_index: int,
     else:
         count = min(how.clients_per_round, reachable)
     asked = np.sort(random.choice(pool, size=count, replace=False, shuffle=False).astype(np.int64))
+    asked = _with(asked, sure)
+    count = len(asked)
     stays = np.ones(count, dtype=np.bool_)
     if how.dropouts > 0:
-        stays = random.random(count) >= how.dropouts
+        stays = (random.random(count) >= how.dropouts) | np.isin(asked, sure)
     effort = np.ones(count)
     if how.stragglers > 0:
         slow = random.random(count) < how.stragglers
         effort[slow] = random.uniform(0.1, 0.9, size=int(slow.sum()))
     return RoundCohort(asked, asked[stays], effort[stays])
+
+
+def _with(asked: NDArray[np.int64], sure: tuple[int, ...]) -> NDArray[np.int64]:
+    """The drawn identities with those that are sure to come, which take the places of the first others."""
+    missing = np.setdiff1d(np.asarray(sure, dtype=np.int64), asked)
+    if not len(missing):
+        return asked
+    others = asked[~np.isin(asked, sure)]
+    given_up = others[: min(len(missing), len(others))]
+    return np.union1d(np.setdiff1d(asked, given_up), missing)

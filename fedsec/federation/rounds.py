@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fedsec.data.examples import Examples
 from fedsec.errors import ConfigurationError
 from fedsec.federation.coalition import Coalition
 from fedsec.federation.cohort import CohortTrainer, Shard
-from fedsec.federation.evaluate import evaluate
+from fedsec.federation.evaluate import evaluate, hits
 from fedsec.federation.mean import mean
 from fedsec.federation.optimizers import server_step
 from fedsec.federation.population import Population, RoundCohort, draw_cohort
+from fedsec.federation.result import TrainingResult
+from fedsec.federation.server_side import Server
 from fedsec.federation.setup import FederationSetup
 from fedsec.federation.stages import Stages
+from fedsec.federation.watch import Watch
 from fedsec.federation.wire import Ledger, Transcript, acceptable, parties
-from fedsec.protocol.events import Event, Topic
+from fedsec.protocol.events import Topic
 from fedsec.protocol.facts import PublicFacts
 from fedsec.protocol.parties import Adversary
 from fedsec.protocol.payload import Payload, Plain
@@ -31,45 +34,6 @@ CHUNK_BYTES = 128 << 20
 """Updates are trained and summed in chunks of this size where no rule needs the whole matrix."""
 
 OnRound = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingResult:
-    """What a training leaves behind.
-
-    Attributes:
-        released: ``(d,)`` published model.
-        predictions: of the released model on the test examples.
-        rounds: evaluated rounds.
-        accuracy: after each of them.
-        loss: after each of them.
-        ledger: what crossed the wire.
-        seconds: wall-clock time of the rounds.
-        engine: how clients were trained.
-        diagnostics: mean of what each stage reported.
-        detected: per round ``(controlled dropped, honest dropped)``.
-        present: per round ``(controlled in the cohort, honest in the cohort)``.
-        events: the transcript.
-        claims: of the defenses.
-        compromised: share of the identities that the adversary controls.
-        memory: what the adversary remembers at the end.
-    """
-
-    released: Tensor
-    predictions: Tensor
-    rounds: tuple[int, ...]
-    accuracy: tuple[float, ...]
-    loss: tuple[float, ...]
-    ledger: Ledger
-    seconds: float
-    engine: str
-    diagnostics: dict[str, float]
-    detected: tuple[tuple[int, int], ...]
-    present: tuple[tuple[int, int], ...]
-    events: tuple[Event, ...]
-    claims: list[dict[str, float | str]]
-    compromised: float
-    memory: dict[str, Tensor]
 
 
 class Federation:
@@ -101,10 +65,15 @@ class Federation:
         self._sealed_model: Payload | None = None
         self._server_state: dict[str, Tensor] = {}
         self._coalition: Coalition | None = None
+        self._probe: Examples | None = None
         if adversary is not None:
             if facts is None:
                 raise ValueError("an adversary needs the public facts of the federation")
-            self._coalition = Coalition(adversary, facts, setup, self.population)
+            self._coalition = Coalition(adversary, facts, setup, self.population, engine=engine)
+            self._probe = adversary.probe(setup.split.test, setup.info)
+        self._server = Server(setup)
+        self._watch = Watch()
+        self._holdings: dict[int, tuple[int, int]] = {}
         self._engine, self._workers = engine, workers
         self._present: list[tuple[int, int]] = []
         self._sent: dict[int, Tensor] = {}
@@ -121,16 +90,19 @@ class Federation:
         setup = self.setup
         started = time.perf_counter()
         curve: list[tuple[int, float, float]] = []
+        probes: list[float] = []
         utility = None
-        with self._trainer(honest=True) as honest, self._trainer(honest=False) as controlled:
+        with self._trainer() as trainer:
             for number in range(setup.rounds):
-                self._round(number, honest, controlled)
+                self._round(number, trainer)
                 if (number + 1) % setup.evaluate_every == 0 or number == setup.rounds - 1:
                     utility = evaluate(setup.model, self.model, setup.split.test)
                     curve.append((number, utility.accuracy, utility.loss))
+                    if self._probe is not None:
+                        probes.append(evaluate(setup.model, self.model, self._probe).accuracy)
                 if on_round is not None:
                     on_round(number + 1, setup.rounds)
-            name = honest.engine
+            name = trainer.engine
         released = self.stages.release(self.model)
         utility = evaluate(setup.model, released, setup.split.test)
         last = setup.rounds - 1
@@ -158,46 +130,91 @@ class Federation:
             claims=self.stages.claims(),
             compromised=self.population.compromised,
             memory=dict(self._coalition.state) if self._coalition is not None else {},
+            probe=hits(setup.model, released, self._probe),
+            probes=tuple(probes),
+            watch=self._watch.tensors(self.stages.excluded, self.stages.scores, self._holdings),
         )
 
-    def _trainer(self, *, honest: bool) -> CohortTrainer:
-        hooks = self.stages.local_hooks if honest else ()
+    def _trainer(self) -> CohortTrainer:
         return CohortTrainer(
             self.setup.model,
             self.setup.local,
-            hooks=hooks,
+            hooks=self.stages.local_hooks,
             engine=self._engine,
-            workers=self._workers if honest else 1,
+            workers=self._workers,
             device=self.setup.device,
             pool=self.setup.split.clients,
         )
 
-    def _round(self, number: int, honest: CohortTrainer, controlled: CohortTrainer) -> None:
+    def _round(self, number: int, trainer: CohortTrainer) -> None:
         setup, stages = self.setup, self.stages
-        drawn = draw_cohort(self.population, setup.participation, round_index=number, seed=setup.seed)
-        admitted = frozenset(stages.admit(tuple(drawn.asked.tolist()), number))
+        drawn = self._draw(number)
         self._broadcast(number, drawn)
-        keep = [i for i, client in enumerate(drawn.answered.tolist()) if client in admitted]
-        self.ledger.refuse("not admitted", len(drawn.answered) - len(keep))
-        answered, effort = drawn.answered[keep], drawn.effort[keep]
-        taken = self.population.controlled[answered]
-        ours, theirs = answered[~taken].tolist(), answered[taken].tolist()
+        taken = self.population.controlled[drawn.answered]
+        ours, theirs = drawn.answered[~taken].tolist(), drawn.answered[taken].tolist()
         self._present.append((len(theirs), len(ours)))
-        shards = {c: setup.shard(c, stages.data_hooks) for c in ours}
+        awake = [c for c in theirs if self._coalition is not None and self._coalition.acts(number, c)]
+        self._watch.heard(number, ours, controlled=False, acting=False)
+        self._watch.heard(number, awake, controlled=True, acting=True)
+        if self._coalition is not None:
+            if set(drawn.asked.tolist()) & set(self._coalition.identities):
+                self._coalition.told(number, self.model)
+            # a controlled identity that does not attack in this round does what honest ones do
+            asleep = [c for c in theirs if c not in set(awake)]
+            self._watch.heard(number, asleep, controlled=True, acting=False)
+            ours = ours + asleep
+        shards = {c: self._shard(c) for c in ours}
         ours = [c for c in ours if len(shards[c]) and self._accepts(number, c, shards[c])]
         if stages.inspects:
             self._sent |= dict.fromkeys(drawn.asked.tolist(), self.model)
-        reach = dict(zip(answered.tolist(), effort.tolist(), strict=True))
-        chunks = self._uploads(number, ours, theirs, shards, reach, honest, controlled)
+        reach = dict(zip(drawn.answered.tolist(), drawn.effort.tolist(), strict=True))
+        chunks = self._uploads(number, ours, awake, shards, reach, trainer)
         nobody = Plain(self.model.new_zeros(0, self.model.numel()), self.model.new_zeros(0, dtype=torch.float64))
         cohort = Cohort(chunks, nobody=nobody)
+        cohort = stages.preaggregate(cohort, number, model=self.model, server=self._server)
         if stages.rule is None:
             aggregate = mean(cohort, size=setup.model.layout.size, like=self.model)
         else:
-            context = stages.rule_context(number, tuple(ours) + tuple(theirs))
-            aggregate = stages.rule.aggregate(cohort, context)
-            stages.note_rule(context)
+            aggregate = stages.aggregate(cohort, number, model=self.model, server=self._server)
         self._apply(number, aggregate, shards)
+
+    def _draw(self, number: int) -> RoundCohort:
+        """Who takes part: identities that have joined and are let in."""
+        pool = None
+        coalition = self._coalition
+        late = coalition is not None and number < coalition.adversary.joins and self.population.sybils > 0
+        if late or self.stages.admits:
+            there = len(self.population.index) if late else self.population.size
+            admitted = self.stages.admit(tuple(range(there)), number)
+            pool = np.sort(np.array(admitted, dtype=np.int64))
+            self.ledger.refuse("not admitted", there - len(pool))
+            outside = np.setdiff1d(np.arange(there), pool)
+            taken = self.population.controlled[outside]
+            self._watch.heard(number, outside[taken].tolist(), controlled=True, acting=True)
+            self._watch.heard(number, outside[~taken].tolist(), controlled=False, acting=False)
+            self.stages.excluded.extend((number, int(client)) for client in outside)
+        sure = coalition.sure(number) if coalition is not None else ()
+        if pool is not None:
+            sure = tuple(c for c in sure if c in set(pool.tolist()))
+        return draw_cohort(
+            self.population,
+            self.setup.participation,
+            round_index=number,
+            seed=self.setup.seed,
+            admitted=pool,
+            sure=sure,
+        )
+
+    def _shard(self, client: int) -> Shard:
+        """What an identity that behaves honestly trains on; a Sybil shares a controlled client's data."""
+        if client >= len(self.population.index) and self._coalition is not None:
+            return self._coalition.clean(client)
+        shard = self.setup.shard(client, self.stages.data_hooks)
+        if client not in self._holdings:
+            labels = shard.examples().y
+            classes = self.setup.info.task == "classification" and len(labels) > 0
+            self._holdings[client] = (len(shard), int(labels.mode().values) if classes else -1)
+        return shard
 
     def _accepts(self, number: int, client: int, shard: Shard) -> bool:
         """Whether a client trains on the model that it was sent; one that refuses sends nothing and is counted."""
@@ -237,8 +254,7 @@ class Federation:
         theirs: list[int],
         shards: dict[int, Shard],
         reach: dict[int, float],
-        honest: CohortTrainer,
-        controlled: CohortTrainer,
+        trainer: CohortTrainer,
     ) -> Iterator[tuple[tuple[int, ...], Payload]]:
         """Accepted uploads, chunk by chunk: train, craft, seal, check, record, stages of the server."""
         chunk = max(1, CHUNK_BYTES // (self.model.numel() * self.model.element_size()))
@@ -248,27 +264,49 @@ class Federation:
         rows: list[Tensor] = []
         for start in range(0, len(ours), chunk):
             part = ours[start : start + chunk]
-            values = self._train(honest, number, part, [shards[c] for c in part], reach)
+            values = self._train(trainer, number, part, [shards[c] for c in part], reach)
             if needs_all:
                 rows.append(values)
             yield from self._send(number, part, values, [len(shards[c]) for c in part], bound=True)
         if theirs and self._coalition is not None:
             seen = torch.cat(rows) if rows else None
-            poisoned = [self._coalition.shard(c) for c in theirs]
-            own = self._train(controlled, number, theirs, poisoned, reach)
+            values, sizes = self._attack(self._coalition, number, theirs, seen, reach, trainer)
+            yield from self._send(number, theirs, values, sizes, bound=self._coalition.adversary.honest_stages)
+
+    def _attack(
+        self,
+        coalition: Coalition,
+        number: int,
+        theirs: list[int],
+        seen: Tensor | None,
+        reach: dict[int, float],
+        trainer: CohortTrainer,
+    ) -> tuple[Tensor, list[int]]:
+        """What the controlled identities send ``(k, d)``, and their numbers of examples."""
+        poisoned = [coalition.shard(c) for c in theirs]
+        sizes = [len(shard) for shard in poisoned]
+        if coalition.adversary.honest_stages and not coalition.adversary.flips_coins:
+            # only their data are not their own: the clients themselves run every stage, those before training too
+            hooks = self.stages.data_hooks
+            poisoned = [self.setup.hooked(c, shard, hooks) for c, shard in zip(theirs, poisoned, strict=True)]
+            own = self._train(trainer, number, theirs, poisoned, reach)
             sizes = [len(shard) for shard in poisoned]
-            crafted = self._coalition.craft(number, theirs, own, sizes, self.model, seen)
-            bound = self._coalition.adversary.honest_stages
-            yield from self._send(number, theirs, crafted, sizes, bound=bound)
+        else:
+            own = coalition.train(number, theirs, poisoned, self.model, self._limits(theirs, poisoned, reach))
+        return coalition.craft(number, theirs, own, sizes, self.model, seen), sizes
 
     def _train(
         self, trainer: CohortTrainer, number: int, clients: list[int], shards: list[Shard], reach: dict[int, float]
     ) -> Tensor:
-        local, limits = self.setup.local, None
-        if any(reach[c] < 1.0 for c in clients):
-            limits = [max(1, int(reach[c] * local.steps(len(s)))) for c, s in zip(clients, shards, strict=True)]
         seeds = [derive_seed(self.setup.seed, "train", number, client) for client in clients]
-        return trainer.train(self.model, shards, seeds, max_steps=limits)
+        return trainer.train(self.model, shards, seeds, max_steps=self._limits(clients, shards, reach))
+
+    def _limits(self, clients: list[int], shards: list[Shard], reach: dict[int, float]) -> list[int] | None:
+        """Steps of each client if there are stragglers among them."""
+        if all(reach[c] >= 1.0 for c in clients):
+            return None
+        local = self.setup.local
+        return [max(1, int(reach[c] * local.steps(len(s)))) for c, s in zip(clients, shards, strict=True)]
 
     def _send(
         self, number: int, clients: list[int], values: Tensor, sizes: list[int], *, bound: bool

@@ -101,6 +101,13 @@ class FederationSetup:
         if self.transforms:
             own = generator(self.seed, "environment", client)
             examples = self.partition.transform(client, len(self.index), examples, generator=own)
+        return self.hooked(client, whole(examples), hooks)
+
+    def hooked(self, client: int, shard: Shard, hooks: tuple[Defense, ...]) -> Shard:
+        """A client's examples after the ``data`` hooks of the stack."""
+        if not hooks:
+            return shard
+        examples = shard.examples()
         for number, hook in enumerate(hooks):
             examples = hook.data(examples, generator=generator(self.seed, "data", number, client))
         return whole(examples)
@@ -122,6 +129,7 @@ class FederationSetup:
             task=self.info.task,
             bounds=self.info.bounds,
             stack=tuple(defense.name for defense in stack),
+            public=len(self.split.auxiliary),
         )
 
 

@@ -12,7 +12,8 @@ from fedsec.data.examples import Examples
 from fedsec.models.flat import FlatModel
 from fedsec.protocol.compose import acts_on_arrival, aggregator, holders_of, seals
 from fedsec.protocol.payload import Kind, Payload, Plain
-from fedsec.protocol.stage import Defense, EnforcedBy, RoundContext, Setting
+from fedsec.protocol.server import ServerSide
+from fedsec.protocol.stage import Cohort, Defense, EnforcedBy, RoundContext, Setting
 from fedsec.randomness import derive_seed
 
 
@@ -33,9 +34,12 @@ class Stages:
         self.holders = holders_of(self.stack)
         self.data_hooks = tuple(d for d in self.stack if d.implements("data"))
         self.local_hooks = tuple(d for d in self.stack if d.implements("local"))
+
+        self.admits = any(d.implements("admit") for d in self.stack)
         self.inspects = any(d.implements("inspect") for d in self.stack)
         self.diagnostics: dict[str, list[float]] = {}
         self.excluded: list[tuple[int, int]] = []
+        self.scores: dict[tuple[int, int], float] = {}
         self._memory = [_Memory(derive_seed(seed, "stage", i, d.name)) for i, d in enumerate(self.stack)]
 
     def _context(self, number: int, round_index: int, clients: tuple[int, ...]) -> RoundContext:
@@ -57,6 +61,8 @@ class Stages:
         for name, value in context.report.items():
             if name.startswith("excluded:"):
                 self.excluded.append((context.round, int(name.partition(":")[2])))
+            elif name.startswith("score:"):
+                self.scores[context.round, int(name.partition(":")[2])] = float(value)
             else:
                 self.diagnostics.setdefault(f"{defense.name}.{name}", []).append(float(value))
 
@@ -119,16 +125,40 @@ class Stages:
                 self._note(defense, context)
         return payload
 
-    def rule_context(self, round_index: int, clients: tuple[int, ...]) -> RoundContext:
-        """The context of the stack's own aggregation rule."""
+    def preaggregate(self, cohort: Cohort, round_index: int, *, model: Tensor, server: ServerSide) -> Cohort:
+        """The rows that the rule works on, after every mixing stage in the order of the stack.
+
+        Args:
+            cohort: the uploads.
+            round_index: the round.
+            model: ``(d,)`` global model of the round.
+            server: what the server can do.
+        """
+        for number, defense in enumerate(self.stack):
+            if defense.implements("preaggregate") and cohort.matrix()[0]:
+                context = self._at_server(number, cohort, round_index, model, server)
+                cohort = defense.preaggregate(cohort, context)
+                self._note(defense, context)
+        return cohort
+
+    def aggregate(self, cohort: Cohort, round_index: int, *, model: Tensor, server: ServerSide) -> Payload:
+        """What the stack's own rule makes of the rows; arguments as for `preaggregate`.
+
+        Raises:
+            ValueError: the stack has no rule of its own.
+        """
         if self.rule is None:
             raise ValueError("this stack has no aggregation rule of its own")
-        return self._context(self.stack.index(self.rule), round_index, clients)
+        context = self._at_server(self.stack.index(self.rule), cohort, round_index, model, server)
+        aggregate = self.rule.aggregate(cohort, context)
+        self._note(self.rule, context)
+        return aggregate
 
-    def note_rule(self, context: RoundContext) -> None:
-        """Keep what the rule reported."""
-        if self.rule is not None:
-            self._note(self.rule, context)
+    def _at_server(
+        self, number: int, cohort: Cohort, round_index: int, model: Tensor, server: ServerSide
+    ) -> RoundContext:
+        context = self._context(number, round_index, ())
+        return replace(context, model=model, server=server, members=cohort.members)
 
     def opening(self, aggregate: Payload, round_index: int, clients: tuple[int, ...]) -> list[Payload]:
         """The aggregate after each opening stage, in reverse order of the stack; the last one is applied."""

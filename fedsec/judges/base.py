@@ -135,6 +135,9 @@ class Outcome:
         rounds: the evaluated rounds.
         detected: per round, controlled clients dropped or flagged, and honest clients dropped or flagged.
         present: per round, controlled and honest clients in the cohort; without it ``detected`` has no rates.
+        probe: ``(m,)`` bool, whether the released model gives the labels that the adversary wants on its probe.
+        probes: share of them after each evaluated round (of the attacked federation only).
+        watch: columns of `fedsec.federation.watch.Watch`: who was heard, dropped and suspected in which round.
     """
 
     predictions: Tensor
@@ -142,6 +145,9 @@ class Outcome:
     rounds: tuple[int, ...]
     detected: tuple[tuple[int, int], ...] = ()
     present: tuple[tuple[int, int], ...] = ()
+    probe: Tensor | None = None
+    probes: tuple[float, ...] = ()
+    watch: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Judge:

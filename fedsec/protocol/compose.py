@@ -71,6 +71,10 @@ def check_stack(stack: Sequence[Defense], setting: Setting, *, server_optimizer:
             instead = "set `enforced_by: client` (it then binds honest clients only)"
             instead = instead if hasattr(defense, "enforced_by") else f"drop {defense.name} or {sealer}"
             refusals.append(_unreadable(defense.name, "at the server, on arrival", sealer, kind, instead))
+    for defense in stack:
+        if defense.implements("preaggregate") and kind not in defense.accepts:
+            where, instead = "to mix them", f"drop {defense.name} or {sealer}"
+            refusals.append(_unreadable(defense.name, where, sealer, kind, instead))
     rules = [defense for defense in stack if defense.implements("aggregate")]
     if len(rules) > 1:
         names = ", ".join(rule.name for rule in rules)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,16 @@ SimulateMany = Callable[[Tensor, Sequence[Examples], Sequence[int]], Tensor]
 Federate = Callable[[Sequence[Examples], int], Tensor]
 """``(training sets of s federations, draw) -> released models (s, d)``: shadow federations by the public algorithm
 (population size, rounds, local training, stack), each training set spread over the clients at random."""
+
+
+class Aggregate(Protocol):
+    """The public stack's server, rehearsed; see `fedsec.federation.rehearsal.Rehearsal`."""
+
+    def __call__(self, updates: Tensor, *, model: Tensor | None = None) -> Tensor:
+        """``(m, d)`` plain updates that answer ``model (d,)`` to the aggregate ``(d,)``, without memory."""
+
+    def function(self, n: int) -> Callable[[Tensor], Tensor] | None:
+        """The same of ``n`` updates as one pure function ``(n, d) -> (d,)``, if it is one."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,7 @@ class PublicFacts:
     _federate: Federate | None = field(default=None, repr=False)
     _client_candidates: tuple[Examples, ...] | None = field(default=None, repr=False)
     _property: str | None = field(default=None, repr=False)
+    _aggregate: Aggregate | None = field(default=None, repr=False)
 
     def _known(self, what: Knowledge, value: T | None) -> T:
         if what not in self.knowledge:
@@ -106,6 +117,11 @@ class PublicFacts:
             return self._known(Knowledge.LOCAL_TRAINING, self._simulate_many)(model, shards, draws)
         pairs = zip(shards, draws, strict=True)
         return torch.stack([self.simulate(model, shard, draw) for shard, draw in pairs])
+
+    @property
+    def aggregate(self) -> Aggregate:
+        """What the server makes of a round."""
+        return self._known(Knowledge.AGGREGATION_RULE, self._aggregate)
 
     @property
     def candidates(self) -> Examples:

@@ -10,9 +10,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedsec.data.examples import Examples
+from fedsec.data.examples import DatasetInfo, Examples
 from fedsec.models.flat import FlatModel
 from fedsec.plugin import Plugin
+from fedsec.protocol.drill import Drill
 from fedsec.protocol.events import Topic
 from fedsec.protocol.evidence import Evidence
 from fedsec.protocol.facts import PublicFacts
@@ -71,6 +72,8 @@ class CoalitionView:
         state: tensors that persist between rounds.
         is_sybil: ``(k,)`` bool, identities that the adversary made up.
         shards: what each of them trains on, after `Adversary.poison`.
+        places: which of the controlled identities each of them is, counted from 0.
+        previous: ``(d,)`` global model that the coalition saw before, ``None`` at first.
         included: ``(k,)`` bool, fair coins of the harness, one per identity and federation; ``None`` unless the
             adversary is a canary audit (`Adversary.flips_coins`). An excluded canary must send zeros.
     """
@@ -86,6 +89,8 @@ class CoalitionView:
     is_sybil: Tensor
     shards: tuple[Examples, ...] = ()
     included: Tensor | None = None
+    places: tuple[int, ...] = ()
+    previous: Tensor | None = None
 
 
 class Adversary(Plugin):
@@ -101,7 +106,6 @@ class Adversary(Plugin):
         wants: topics that it reads in the attacked federation, in order of preference; with any, `observe` is called
             and its evidence is judged. `threat.position` ``coalition`` stands for the parties that it replaced.
         also_sees: topics that it reads beside.
-        honest_stages: whether its clients run client-enforced stages like anybody (auditors do).
         flips_coins: whether the harness draws for each identity whether it is included (`CoalitionView.included`).
     """
 
@@ -110,7 +114,6 @@ class Adversary(Plugin):
     adaptive_to: ClassVar[frozenset[str]] = frozenset()
     wants: ClassVar[tuple[Topic, ...]] = ()
     also_sees: ClassVar[tuple[Topic, ...]] = ()
-    honest_stages: ClassVar[bool] = False
     flips_coins: ClassVar[bool] = False
 
     @property
@@ -137,9 +140,51 @@ class Adversary(Plugin):
         """The knowledge that it uses with these parameters."""
         return self.threat.knowledge - (frozenset() if self.omniscience else {Knowledge.HONEST_UPDATES})
 
+    @property
+    def honest_stages(self) -> bool:
+        """Whether its clients run client-enforced stages like anybody: auditors do, and clients that know nothing of
+        what was done to their data.
+        """
+        return False
+
+    @property
+    def joins(self) -> int:
+        """The round in which its added identities join."""
+        return 0
+
+    def acts(self, round_index: int, place: int) -> bool:
+        """Whether a controlled identity attacks in a round; where it does not, it behaves like an honest client.
+
+        Args:
+            round_index: counted from 0.
+            place: which of the controlled identities, counted from 0 (real clients before Sybils).
+        """
+        return True
+
+    def attends(self, round_index: int) -> tuple[int, ...]:
+        """Places of controlled identities that are sure to be in the cohort of a round (they take the place of others).
+
+        An assumption about the world that some papers make; an attack that makes it says so in its description.
+        """
+        return ()
+
     def poison(self, shard: Examples, facts: PublicFacts, *, generator: torch.Generator) -> Examples:
         """What a controlled client trains on; by default its own data."""
         return shard
+
+    def poison_at(self, place: int, shard: Examples, facts: PublicFacts, *, generator: torch.Generator) -> Examples:
+        """`poison`, for an attack whose clients do not all do the same."""
+        return self.poison(shard, facts, generator=generator)
+
+    def train(self, drill: Drill, facts: PublicFacts, *, generator: torch.Generator) -> Tensor:
+        """How controlled clients train, ``(k, d)`` updates; by default like everybody, on their poisoned data."""
+        return drill.train()
+
+    def probe(self, test: Examples, info: DatasetInfo) -> Examples | None:
+        """Inputs at deployment with the labels that the adversary wants for them; ``None`` if it wants none in
+        particular. The harness asks the model for them after each evaluated round.
+        """
+        return None
 
     def craft(self, coalition: CoalitionView, facts: PublicFacts, *, generator: torch.Generator) -> Tensor:
         """What the controlled clients send, ``(k, d)``; by default what their training gave."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -14,7 +14,9 @@ from fedsec.data.examples import Examples
 from fedsec.models.flat import FlatModel, Layout
 from fedsec.models.lanes import Step
 from fedsec.plugin import Plugin
-from fedsec.protocol.payload import Kind, Payload, Plain
+from fedsec.protocol.cohort import Cohort
+from fedsec.protocol.payload import Kind, Payload
+from fedsec.protocol.server import ServerSide
 from fedsec.randomness import generator
 
 
@@ -57,9 +59,13 @@ class RoundContext:
         seed: of this stage in this federation.
         state: tensors that persist between rounds; the only memory of a stage.
         vault: objects that live as long as the process (keys); rebuilt when missing.
-        report: what the stage says about itself this round, numbers by name.
+        report: what the stage says about itself this round, numbers by name. ``excluded:<client>`` marks a client that
+            it dropped, ``score:<client>`` says how suspicious a client is (higher is more).
         sent: architecture of the model that a client inspects; only in `Defense.inspect`.
         agreed: architecture that everybody agreed on before the first round; only in `Defense.inspect`.
+        model: ``(d,)`` global model of the round; only where the server holds it in clear.
+        server: what the server can do; only in its own hooks.
+        members: identities behind a row of the cohort, where several were mixed into one; others stand for themselves.
     """
 
     round: int
@@ -75,42 +81,13 @@ class RoundContext:
     report: dict[str, float] = field(default_factory=dict)
     sent: FlatModel | None = None
     agreed: FlatModel | None = None
+    model: Tensor | None = None
+    server: ServerSide | None = None
+    members: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         """A generator for a purpose inside this stage, this federation and this round."""
         return generator(self.seed, self.round, *purpose)
-
-
-class Cohort:
-    """The uploads of one round as the server has them: streamed in chunks, or one matrix if a rule needs it."""
-
-    def __init__(self, chunks: Iterable[tuple[tuple[int, ...], Payload]], *, nobody: Plain | None = None) -> None:
-        """Take the uploads.
-
-        Args:
-            chunks: ``(clients, payload)`` each.
-            nobody: the payload of no client, ``(0, d)``: gives size and dtype of a round in which nobody answered
-                (without it such a round has no matrix).
-        """
-        self._chunks = iter(chunks)
-        self._nobody = nobody
-
-    def chunks(self) -> Iterator[tuple[tuple[int, ...], Payload]]:
-        """``(clients, payload)`` chunk by chunk; can be read once."""
-        return self._chunks
-
-    def matrix(self) -> tuple[tuple[int, ...], Plain]:
-        """Identities and the whole round as one ``(n, d)`` matrix: ``4 n d`` bytes; ``n`` may be 0."""
-        clients: list[int] = []
-        values = [] if self._nobody is None else [self._nobody.values]
-        weights = [] if self._nobody is None else [self._nobody.weights]
-        for ids, payload in self._chunks:
-            if not isinstance(payload, Plain):
-                raise TypeError(f"a {payload.kind} cohort has no matrix; the planner refuses such stacks")
-            clients.extend(ids)
-            values.append(payload.values)
-            weights.append(payload.weights)
-        return tuple(clients), Plain(torch.cat(values), torch.cat(weights))
 
 
 class Defense(Plugin):
@@ -173,6 +150,10 @@ class Defense(Plugin):
         """Server, on arrival of uploads; all rows at once."""
         return update
 
+    def preaggregate(self, cohort: Cohort, context: RoundContext) -> Cohort:
+        """Server, before `aggregate`: other rows for the rule to work on (averages of neighbours, clipped rows)."""
+        return cohort
+
     def aggregate(self, cohort: Cohort, context: RoundContext) -> Payload:
         """Server: cohort to one row. At most one defense of a stack implements it."""
         raise NotImplementedError(f"{self.name} does not aggregate")
@@ -184,6 +165,14 @@ class Defense(Plugin):
     def release(self, model: Tensor, context: RoundContext) -> Tensor:
         """Server: what is published, ``(d,)``."""
         return model
+
+    def function(self, n: int) -> Callable[[Tensor], Tensor] | None:
+        """Its aggregation of ``n`` rows as a pure function ``(n, d) -> (d,)``; ``None`` if it has memory or secrets."""
+        return None
+
+    def breakdown(self, setting: Setting) -> float | None:
+        """Largest share of malicious updates in a cohort for which its source proves a bound; ``None``: no proof."""
+        return None
 
     def claims(self, setting: Setting) -> dict[str, float | str]:
         """What it claims after the whole training, as in ``{"epsilon": 3.1, "delta": 1e-5}``."""
@@ -211,6 +200,7 @@ class Setting:
         task: of the dataset.
         bounds: of the inputs.
         stack: names of the defenses in the stack, in order.
+        public: public examples that the federation sets aside (a server's clean examples are drawn from them).
     """
 
     population: int
@@ -224,6 +214,9 @@ class Setting:
     task: str
     bounds: tuple[float, float] | None
     stack: tuple[str, ...]
+    public: int = 0
 
 
 LocalHook = Callable[[Step], Step]
+
+__all__ = ["Cohort", "Defense", "EnforcedBy", "Guarantee", "LocalHook", "RoundContext", "Setting"]
