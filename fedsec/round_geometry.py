@@ -249,7 +249,14 @@ def chain(*steps: Callable[..., Tensor]) -> Callable[[Tensor], Tensor]:
     found = [matrix for matrix in matrices if matrix is not None]
     if form is not None and len(found) == len(before):
         chained.coefficients = (partial(_chained, found, form), ())  # type: ignore[attr-defined]
+    chained.steps = steps  # type: ignore[attr-defined]
     return chained
+
+
+def steps_of(rule: Callable[..., Tensor]) -> tuple[Callable[..., Tensor], ...]:
+    """What a `chain` was made of, the rule last; another rule is its own only step."""
+    steps: tuple[Callable[..., Tensor], ...] = getattr(rule, "steps", (rule,))
+    return steps
 
 
 def _chained(matrices: list[Form], form: Form, round_: RoundGeometry) -> Tensor:
