@@ -1,6 +1,23 @@
 """Data and model poisoning: pure functions that make malicious labels and updates, and the adversaries around them."""
 
+from .fang import fang_krum, fang_trim
 from .label_flip import flip_labels, retarget_labels
-from .vectors import alie, alie_z, ipm, min_max, min_sum, sign_flip
+from .mimic import mimic
+from .tailored import tailored
+from .vectors import alie, alie_z, gaussian, ipm, min_max, min_sum, sign_flip
 
-__all__ = ["alie", "alie_z", "flip_labels", "ipm", "min_max", "min_sum", "retarget_labels", "sign_flip"]
+__all__ = [
+    "alie",
+    "alie_z",
+    "fang_krum",
+    "fang_trim",
+    "flip_labels",
+    "gaussian",
+    "ipm",
+    "mimic",
+    "min_max",
+    "min_sum",
+    "retarget_labels",
+    "sign_flip",
+    "tailored",
+]

@@ -100,7 +100,7 @@ class SignFlip(Adversary):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _SharedVector(Adversary):
+class SharedVector(Adversary):
     """An adversary whose clients all send one vector, made from the updates that it knows."""
 
     fraction: Fraction = 0.2
@@ -126,7 +126,7 @@ class _SharedVector(Adversary):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ALittleIsEnough(_SharedVector):
+class ALittleIsEnough(SharedVector):
     """A Little Is Enough; by default the paper's non-omniscient adversary.
 
     A majority of attackers has no finite ``z``: there ``f`` counts as the largest minority, ``floor(n / 2)``. Of two
@@ -159,7 +159,7 @@ class ALittleIsEnough(_SharedVector):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InnerProductManipulation(_SharedVector):
+class InnerProductManipulation(SharedVector):
     """Inner-product manipulation, also called Empire."""
 
     epsilon: Annotated[
@@ -191,7 +191,7 @@ class InnerProductManipulation(_SharedVector):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinMax(_SharedVector):
+class MinMax(SharedVector):
     """Min-Max."""
 
     direction: Annotated[
@@ -212,7 +212,7 @@ class MinMax(_SharedVector):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinSum(_SharedVector):
+class MinSum(SharedVector):
     """Min-Sum."""
 
     direction: Annotated[

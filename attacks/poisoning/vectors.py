@@ -28,8 +28,8 @@ def sign_flip(H: Tensor, *, f: int, n: int, scale: float = 1.0) -> Tensor:
     Raises:
         ValueError: the matrix is empty or not finite, or not ``0 < f < n``.
     """
-    _check(H, f, n)
-    return -scale * _mean(H)
+    check_honest(H, f, n)
+    return -scale * mean_of(H)
 
 
 def ipm(H: Tensor, *, f: int, n: int, epsilon: float | None = None) -> Tensor:
@@ -47,8 +47,8 @@ def ipm(H: Tensor, *, f: int, n: int, epsilon: float | None = None) -> Tensor:
     Raises:
         ValueError: the matrix is empty or not finite, or not ``0 < f < n``.
     """
-    _check(H, f, n)
-    return -(2.0 * (n - f) / f if epsilon is None else epsilon) * _mean(H)
+    check_honest(H, f, n)
+    return -(2.0 * (n - f) / f if epsilon is None else epsilon) * mean_of(H)
 
 
 def alie_z(*, f: int, n: int) -> float:
@@ -80,11 +80,32 @@ def alie(H: Tensor, *, f: int, n: int, z: float | None = None) -> Tensor:
     Raises:
         ValueError: fewer than two rows, not finite, or ``f`` and ``n`` without a finite ``z``.
     """
-    _check(H, f, n, least=2)
+    check_honest(H, f, n, least=2)
     deviation = alie_z(f=f, n=n) if z is None else z
     if not math.isfinite(deviation):
         raise ValueError(f"n = {n} and f = {f} have no finite z; give one")
-    return _mean(H) + deviation * H.std(dim=0)
+    return mean_of(H) + deviation * H.std(dim=0)
+
+
+def gaussian(H: Tensor, *, f: int, n: int, generator: torch.Generator, mean: float = 0.0, sigma: float = 1.0) -> Tensor:
+    """Independent coordinates from ``N(mean, sigma^2)``, in the unit of the updates (Blanchard et al. 2017, section 6).
+
+    Args:
+        H: ``(h, d)``; gives size, dtype and device, its values do not matter.
+        f: the adversary's updates.
+        n: updates in the round.
+        generator: on the CPU; the numbers are drawn there, so that they are the same on every device.
+        mean: of a coordinate.
+        sigma: standard deviation of a coordinate.
+
+    Raises:
+        ValueError: ``sigma`` is negative or not finite, the matrix is empty or not finite, or not ``0 < f < n``.
+    """
+    check_honest(H, f, n)
+    if not (0.0 <= sigma < math.inf and math.isfinite(mean)):
+        raise ValueError(f"needs a finite mean and a finite sigma >= 0, got mean = {mean} and sigma = {sigma}")
+    draw = torch.randn(H.shape[1], generator=generator, dtype=torch.float32)
+    return (mean + sigma * draw).to(device=H.device, dtype=H.dtype)
 
 
 def min_max(H: Tensor, *, f: int, n: int, direction: Direction = "std") -> Tensor:
@@ -137,25 +158,38 @@ def min_sum(H: Tensor, *, f: int, n: int, direction: Direction = "std") -> Tenso
 
 def _frame(H: Tensor, f: int, n: int, direction: Direction) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
     """Mean, push, ``|mean - x_i|^2 (h,)``, ``p.(mean - x_i) (h,)`` and ``|p|^2``."""
-    _check(H, f, n, least=2)
-    mean = _mean(H)
-    if direction == "std":
-        push = -H.std(dim=0)
-    elif direction == "sign":
-        push = -torch.sign(mean)
-    else:
-        norm = float(torch.linalg.vector_norm(mean.double()))
-        push = -mean / norm if norm > 0 else torch.zeros_like(mean)
+    check_honest(H, f, n, least=2)
+    mean = mean_of(H)
+    push = push_along(H, mean, direction)
     to_mean = geometry.row_norms(H, centre=mean).square()
     along = geometry.dots(mean.unsqueeze(0), push) - geometry.dots(H, push)
     return mean, push, to_mean, along, float(geometry.row_norms(push.unsqueeze(0)).square())
 
 
-def _mean(H: Tensor) -> Tensor:
+def push_along(H: Tensor, mean: Tensor, direction: Direction) -> Tensor:
+    """``p (d,)``, by which updates are pushed off their mean: ``-std(H)``, ``-mean / |mean|`` or ``-sign(mean)``.
+
+    A mean of zero has no direction; there the last two are zero. For ``std`` the matrix needs two rows.
+    """
+    if direction == "std":
+        return -H.std(dim=0)
+    if direction == "sign":
+        return -torch.sign(mean)
+    norm = float(torch.linalg.vector_norm(mean.double()))
+    return -mean / norm if norm > 0 else torch.zeros_like(mean)
+
+
+def mean_of(H: Tensor) -> Tensor:
+    """Mean of the rows with fp64 sums, ``(h, d)`` to ``(d,)``."""
     return geometry.combine(H, torch.full((H.shape[0],), 1.0 / H.shape[0], dtype=torch.float64))
 
 
-def _check(H: Tensor, f: int, n: int, *, least: int = 1) -> None:
+def check_honest(H: Tensor, f: int, n: int, *, least: int = 1) -> None:
+    """Refuse what no attack can work with.
+
+    Raises:
+        ValueError: fewer than ``least`` rows, rows that are not finite (they are named), or not ``0 < f < n``.
+    """
     geometry.check_rows(H, least=least)
     if not 0 < f < n:
         raise ValueError(f"needs 0 < f < n, got f = {f} and n = {n}")

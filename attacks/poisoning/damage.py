@@ -1,0 +1,172 @@
+"""How far a rule is moved by copies of one vector, for many vectors on a few lines: the objective of a search.
+
+Three forms of a rule are cheap to ask again and again: coefficients need the Gram matrix of rows and directions alone;
+coordinate-wise rules are additive over coordinates, so a sample of them tells; mixing matrices before a coordinate-wise
+rule need both.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from fedsec import geometry
+from fedsec.randomness import generator
+from fedsec.round_geometry import RoundGeometry, coefficients_of, is_coordinatewise, matrix_of, steps_of
+
+Rule = Callable[[Tensor], Tensor]
+
+ROUGH, SAMPLE = 2_000, 20_000
+"""Coordinates that stand for all of them: on the grid, and where a peak is narrowed down."""
+_COLUMNS = 1 << 18
+"""Columns that a coordinate-wise rule is given at once."""
+
+
+class Line:
+    """Rounds ``[H; copies of mean + gamma p]`` for a few directions ``p``.
+
+    Attributes:
+        rows: ``(h, d)`` honest updates.
+        mean: ``(d,)`` of them.
+        pushes: directions, ``(d,)`` each.
+        copies: malicious rows.
+    """
+
+    def __init__(self, rows: Tensor, mean: Tensor, pushes: tuple[Tensor, ...], *, copies: int) -> None:
+        self.rows, self.mean, self.pushes, self.copies = rows, mean, pushes, copies
+
+    def point(self, direction: int, gamma: float) -> Tensor:
+        """``mean + gamma p``, ``(d,)``."""
+        return self.mean + gamma * self.pushes[direction]
+
+    def measured(self, rule: Rule) -> Callable[[Tensor], float]:
+        """The damage of a vector, on the rows themselves."""
+
+        def damage(vector: Tensor) -> float:
+            off = rule(torch.cat([self.rows, vector.expand(self.copies, -1)])).double() - self.mean.double()
+            return float(torch.linalg.vector_norm(off))
+
+        return damage
+
+    @cached_property
+    def products(self) -> Tensor:
+        """Inner products of ``x_i - mean``, the mean and the directions, ``(h + 1 + directions)`` squared, fp64."""
+        h = self.rows.shape[0]
+        others = torch.stack([self.mean, *self.pushes])
+        size = h + len(others)
+        total = torch.zeros(size, size, dtype=torch.float64, device=self.rows.device)
+        for span in geometry.spans(self.rows.shape[1]):
+            middle = self.mean[span].double()
+            block = torch.cat([self.rows[:, span].double() - middle, others[:, span].double()])
+            total.addmm_(block, block.t())
+        return total
+
+    def round_of(self, direction: int, gamma: float) -> Tensor:
+        """The round's rows as coefficients on what `products` are of, ``(h + copies, h + 1 + directions)`` fp64."""
+        h = self.rows.shape[0]
+        rows = torch.zeros(h + self.copies, h + 1 + len(self.pushes), dtype=torch.float64, device=self.rows.device)
+        rows[:h, :h] = torch.eye(h, dtype=torch.float64, device=self.rows.device)
+        rows[:, h] = 1.0
+        rows[h:, h + 1 + direction] = gamma
+        return rows
+
+
+class Damage(ABC):
+    """The objective along the directions of a `Line`."""
+
+    cheap = True
+
+    @abstractmethod
+    def of(self, direction: int, gammas: Sequence[float], *, rough: bool) -> list[float]:
+        """``|rule(round) - mean|`` for each push; ``rough`` allows a smaller sample."""
+
+
+def damage_of(rule: Rule, line: Line) -> Damage:
+    """The cheapest form that a rule has."""
+    form = coefficients_of(rule)
+    if form is not None:
+        return _Weighed(form, line)
+    *before, last = steps_of(rule)
+    matrices = [matrix_of(step) for step in before]
+    if is_coordinatewise(last) and all(matrix is not None for matrix in matrices):
+        return _Sampled([matrix for matrix in matrices if matrix is not None], last, line)
+    return _Measured(rule, line)
+
+
+class _Weighed(Damage):
+    """A rule of coefficients, on products alone."""
+
+    def __init__(self, form: Callable[[RoundGeometry], Tensor], line: Line) -> None:
+        self._form, self._line = form, line
+
+    def of(self, direction: int, gammas: Sequence[float], *, rough: bool) -> list[float]:
+        products, h = self._line.products, self._line.rows.shape[0]
+        found = []
+        for gamma in gammas:
+            rows = self._line.round_of(direction, gamma)
+            off = self._form(RoundGeometry.of_products(_symmetric(rows, products))).double() @ rows
+            off[h] -= 1.0  # the mean itself; 0 where coefficients sum to 1
+            found.append(float((off @ products @ off).clamp_min(0.0).sqrt()))
+        return found
+
+
+class _Sampled(Damage):
+    """A coordinate-wise rule, perhaps behind mixing matrices, on a sample of coordinates."""
+
+    def __init__(self, matrices: list[Callable[[RoundGeometry], Tensor]], rule: Rule, line: Line) -> None:
+        self._matrices, self._rule, self._line = matrices, rule, line
+        self._samples = {rough: _sample(line, count) for rough, count in ((True, ROUGH), (False, SAMPLE))}
+
+    def of(self, direction: int, gammas: Sequence[float], *, rough: bool) -> list[float]:
+        rows, mean, pushes, share = self._samples[rough]
+        per_call = max(_COLUMNS // rows.shape[1], 1)
+        found: list[float] = []
+        for start in range(0, len(gammas), per_call):
+            blocks = [self._round(rows, mean, pushes, direction, gamma) for gamma in gammas[start : start + per_call]]
+            off = self._rule(torch.cat(blocks, dim=1)).double().view(len(blocks), -1) - mean.double()
+            found.extend((off.square().sum(dim=1) / share).sqrt().tolist())
+        return found
+
+    def _round(self, rows: Tensor, mean: Tensor, pushes: list[Tensor], direction: int, gamma: float) -> Tensor:
+        copies = (mean + gamma * pushes[direction]).expand(self._line.copies, -1)
+        block = torch.cat([rows, copies])
+        if not self._matrices:
+            return block
+        coefficients = self._line.round_of(direction, gamma)
+        round_ = RoundGeometry.of_products(_symmetric(coefficients, self._line.products))
+        for matrix in self._matrices:
+            mix = matrix(round_)
+            block = geometry.combine_many(block, mix)
+            round_ = round_.mixed(mix)
+        return block
+
+
+class _Measured(Damage):
+    """Any rule, on the whole round."""
+
+    cheap = False
+
+    def __init__(self, rule: Rule, line: Line) -> None:
+        self._damage, self._line = line.measured(rule), line
+
+    def of(self, direction: int, gammas: Sequence[float], *, rough: bool) -> list[float]:
+        return [self._damage(self._line.point(direction, gamma)) for gamma in gammas]
+
+
+def _sample(line: Line, count: int) -> tuple[Tensor, Tensor, list[Tensor], float]:
+    """Rows, mean and directions at ``count`` coordinates, the same every time, and the share of all that they are."""
+    d = line.rows.shape[1]
+    if count >= d:
+        return line.rows, line.mean, list(line.pushes), 1.0
+    chosen = torch.randperm(d, generator=generator(0, "sample of coordinates", d))[:count].sort().values
+    chosen = chosen.to(line.rows.device)
+    return line.rows[:, chosen], line.mean[chosen], [push[chosen] for push in line.pushes], count / d
+
+
+def _symmetric(rows: Tensor, products: Tensor) -> Tensor:
+    result = rows @ products @ rows.t()
+    return (result + result.t()) / 2
