@@ -202,4 +202,5 @@ def about_central_row(products: Tensor) -> Tensor:
     """From products about the origin ``(n, n)`` to those about the row with the smallest median distance to others."""
     row = int(squared_distances(products).median(dim=1).values.argmin())
     across = products[row]
-    return products - across.unsqueeze(0) - across.unsqueeze(1) + across[row]
+    # one sum of both, so that rounding leaves it symmetric
+    return products - (across.unsqueeze(0) + across.unsqueeze(1)) + across[row]
