@@ -11,6 +11,7 @@ from fedsec.data.examples import DatasetInfo, Examples
 from fedsec.models.convolutional import AlexNet, ConvNet, LeNet, LeNetSigmoid, McMahanCNN
 from fedsec.models.dense import MLP, Linear, Softmax
 from fedsec.models.flat import FlatModel
+from fedsec.models.mnist_cnn import CnnMnist
 from fedsec.models.recurrent import CharRNN
 from fedsec.models.residual import ResNet
 from fedsec.models.source import ModelSource
@@ -44,6 +45,7 @@ ZOO: dict[str, tuple[ModelSource, DatasetInfo]] = {
     "convnet": (ConvNet(widths=(4,), norm="group", dropout=0.3), info(shape=(3, 8, 8))),
     "convnet batch norm": (ConvNet(widths=(4, 6), norm="batch", activation="sigmoid"), info(shape=(3, 8, 8))),
     "cnn": (McMahanCNN(), info(shape=(1, 8, 8))),
+    "cnn-mnist": (CnnMnist(), info(shape=(1, 16, 16))),
     "resnet": (ResNet(width=4), info(shape=(3, 8, 8))),
     "resnet batch norm": (ResNet(width=4, norm="batch"), info(shape=(3, 8, 8))),
     "alexnet": (AlexNet(width=4, hidden=8), info(shape=(3, 8, 8))),
