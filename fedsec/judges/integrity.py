@@ -11,6 +11,8 @@ from torch import Tensor
 from fedsec.data.examples import DatasetInfo, Examples
 from fedsec.errors import DataError
 from fedsec.judges.base import Judge, Judgement, Measurement, Outcome
+from fedsec.judges.detection import detection
+from fedsec.judges.detection import exhibits as detected
 
 LAST = 5
 """Evaluated rounds at the end whose mean accuracy is reported."""
@@ -41,7 +43,7 @@ def chance_error(info: DatasetInfo) -> float:
 
 
 def accuracy_drop(honest: Outcome, attacked: Outcome, test: Examples, info: DatasetInfo) -> Measurement:
-    """How much accuracy the attack cost, paired by test example."""
+    """Attack impact: how much accuracy the attack cost, paired by test example."""
     lost = errors(attacked.predictions, test, info) - errors(honest.predictions, test, info)
     regression = info.task == "regression"
     return Measurement(
@@ -87,30 +89,9 @@ def over_rounds(honest: Outcome, attacked: Outcome, info: DatasetInfo) -> tuple[
     )
 
 
-def detection(attacked: Outcome) -> tuple[Measurement, ...]:
-    """How many controlled and how many honest clients the defenses dropped, one observation per round."""
-    if len(attacked.detected) != len(attacked.present):
-        return ()
-    rounds = list(zip(attacked.detected, attacked.present, strict=True))
-    found: list[Measurement] = []
-    for place, name, who in ((0, "detection_tpr", "controlled"), (1, "detection_fpr", "honest")):
-        shares = [dropped[place] / present[place] for dropped, present in rounds if present[place]]
-        if shares:
-            found.append(
-                Measurement(
-                    name=name,
-                    statistic="mean",
-                    units=_tensor(shares),
-                    floor=0.0,
-                    description=f"Share of the {who} clients of a round that the defenses dropped, mean over rounds",
-                )
-            )
-    return tuple(found)
-
-
 def curves(honest: Outcome, attacked: Outcome) -> dict[str, Tensor]:
-    """Accuracy per evaluated round of both federations, as the report's curves."""
-    found: dict[str, Tensor] = {}
+    """Accuracy per evaluated round of both federations, and who was dropped and suspected, for the report to draw."""
+    found = detected(attacked)
     for name, outcome in (("honest", honest), ("attacked", attacked)):
         found[f"curve/{name}/x"] = _tensor(outcome.rounds)
         found[f"curve/{name}/y"] = _tensor(outcome.accuracy)
@@ -155,7 +136,7 @@ class AvailabilityJudge(Judge):
             notes = ("The honest model is hardly better than a guess, so there was little left to destroy.",)
         drop = () if regression else (accuracy_drop(honest, attacked, test, info),)
         return Judgement(
-            measurements=(headline, *drop, *over_rounds(honest, attacked, info), *detection(attacked)),
+            measurements=(headline, *drop, *over_rounds(honest, attacked, info), *detection(attacked, honest)),
             exhibits=curves(honest, attacked),
             notes=notes,
         )
@@ -221,11 +202,23 @@ class TargetedJudge(Judge):
                 accuracy_drop(honest, attacked, test, info),
                 *side,
                 *over_rounds(honest, attacked, info),
-                *detection(attacked),
+                *detection(attacked, honest),
             ),
             exhibits=curves(honest, attacked),
         )
 
 
-def _tensor(values: tuple[float, ...] | tuple[int, ...] | list[float]) -> Tensor:
+def _tensor(values: tuple[float, ...] | tuple[int, ...]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
+
+
+__all__ = [
+    "AvailabilityJudge",
+    "TargetedJudge",
+    "accuracy_drop",
+    "chance_error",
+    "curves",
+    "detection",
+    "errors",
+    "over_rounds",
+]

@@ -32,8 +32,6 @@ ATTACKED = Outcome(
     predictions=torch.tensor([1, 1, 0, 1, 1, 0, 2, 2]),
     accuracy=(0.1, 0.4, 0.4, 0.2, 0.3, 0.5, 0.5),
     rounds=tuple(range(7)),
-    detected=((1, 0), (2, 1), (0, 0)),
-    present=((2, 8), (2, 8), (0, 5)),
 )
 
 
@@ -63,13 +61,9 @@ def test_availability_of_known_predictions():
     assert judgement.notes == ()
 
 
-def test_detection_is_a_mean_over_rounds_with_clients_to_detect():
-    found = named(AvailabilityJudge().compare(HONEST, ATTACKED, TEST, info(), {}))
-    assert found["detection_tpr"].units.tolist() == [0.5, 1.0]
-    assert found["detection_fpr"].units.tolist() == [0.0, 1 / 8, 0.0]
-    without = Outcome(predictions=ATTACKED.predictions, accuracy=(), rounds=(), detected=((1, 0),))
-    names = named(AvailabilityJudge().compare(HONEST, without, TEST, info(), {}))
-    assert set(names) == {"error", "accuracy_drop"}
+def test_without_a_watch_nothing_is_said_of_detection():
+    names = set(named(AvailabilityJudge().compare(HONEST, ATTACKED, TEST, info(), {})))
+    assert names == {"error", "accuracy_drop", "accuracy_last", "accuracy_worst"}
 
 
 def test_no_attack_is_at_its_floor():
