@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -65,20 +66,30 @@ class Line:
             total.addmm_(block, block.t())
         return total
 
-    def round_of(self, direction: int, gamma: float) -> Tensor:
-        """The round's rows as coefficients on what `products` are of, ``(h + copies, h + 1 + directions)`` fp64."""
-        h = self.rows.shape[0]
-        rows = torch.zeros(h + self.copies, h + 1 + len(self.pushes), dtype=torch.float64, device=self.rows.device)
-        rows[:h, :h] = torch.eye(h, dtype=torch.float64, device=self.rows.device)
-        rows[:, h] = 1.0
-        rows[h:, h + 1 + direction] = gamma
-        return rows
+    def rounds(self, direction: int, gammas: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """Rounds without their rows.
+
+        Returns:
+            Their rows as coefficients on what `products` are of, ``(m, h + copies, h + 1 + directions)``, and the rows'
+            inner products, ``(m, h + copies, h + copies)``, both fp64.
+        """
+        h, device = self.rows.shape[0], self.rows.device
+        rows = torch.zeros(len(gammas), h + 1, h + 1 + len(self.pushes), dtype=torch.float64, device=device)
+        rows[:, :h, :h] = torch.eye(h, dtype=torch.float64, device=device)
+        rows[:, :, h] = 1.0
+        rows[:, h, h + 1 + direction] = torch.tensor(gammas, dtype=torch.float64, device=device)
+        products = rows @ self.products @ rows.mT
+        products = (products + products.mT) / 2
+        # the copies are copied here, so that they are equal to the last bit
+        places = torch.arange(h + self.copies, device=device).clamp_max(h)
+        return rows[:, places], products[:, places][:, :, places]
 
 
 class Damage(ABC):
     """The objective along the directions of a `Line`."""
 
-    cheap = True
+    reads: Literal["products", "sample", "rows"]
+    """What a trial costs: ``n^2`` numbers, a sample of coordinates, or everything."""
 
     @abstractmethod
     def of(self, direction: int, gammas: Sequence[float], *, rough: bool) -> list[float]:
@@ -100,22 +111,24 @@ def damage_of(rule: Rule, line: Line) -> Damage:
 class _Weighed(Damage):
     """A rule of coefficients, on products alone."""
 
+    reads = "products"
+
     def __init__(self, form: Callable[[RoundGeometry], Tensor], line: Line) -> None:
         self._form, self._line = form, line
 
     def of(self, direction: int, gammas: Sequence[float], *, rough: bool) -> list[float]:
-        products, h = self._line.products, self._line.rows.shape[0]
-        found = []
-        for gamma in gammas:
-            rows = self._line.round_of(direction, gamma)
-            off = self._form(RoundGeometry.of_products(_symmetric(rows, products))).double() @ rows
-            off[h] -= 1.0  # the mean itself; 0 where coefficients sum to 1
-            found.append(float((off @ products @ off).clamp_min(0.0).sqrt()))
-        return found
+        rows, products = self._line.rounds(direction, gammas)
+        weights = torch.stack([self._form(RoundGeometry.of_products(each)) for each in products])
+        off = (weights.double().unsqueeze(1) @ rows).squeeze(1)
+        off[:, self._line.rows.shape[0]] -= 1.0  # the mean itself; what is left is 0 where coefficients sum to 1
+        squares = ((off @ self._line.products) * off).sum(dim=1)
+        return [float(square) for square in squares.clamp_min(0.0).sqrt()]
 
 
 class _Sampled(Damage):
     """A coordinate-wise rule, perhaps behind mixing matrices, on a sample of coordinates."""
+
+    reads = "sample"
 
     def __init__(self, matrices: list[Callable[[RoundGeometry], Tensor]], rule: Rule, line: Line) -> None:
         self._matrices, self._rule, self._line = matrices, rule, line
@@ -136,8 +149,7 @@ class _Sampled(Damage):
         block = torch.cat([rows, copies])
         if not self._matrices:
             return block
-        coefficients = self._line.round_of(direction, gamma)
-        round_ = RoundGeometry.of_products(_symmetric(coefficients, self._line.products))
+        round_ = RoundGeometry.of_products(self._line.rounds(direction, [gamma])[1][0])
         for matrix in self._matrices:
             mix = matrix(round_)
             block = geometry.combine_many(block, mix)
@@ -148,7 +160,7 @@ class _Sampled(Damage):
 class _Measured(Damage):
     """Any rule, on the whole round."""
 
-    cheap = False
+    reads = "rows"
 
     def __init__(self, rule: Rule, line: Line) -> None:
         self._damage, self._line = line.measured(rule), line
@@ -165,8 +177,3 @@ def _sample(line: Line, count: int) -> tuple[Tensor, Tensor, list[Tensor], float
     chosen = torch.randperm(d, generator=generator(0, "sample of coordinates", d))[:count].sort().values
     chosen = chosen.to(line.rows.device)
     return line.rows[:, chosen], line.mean[chosen], [push[chosen] for push in line.pushes], count / d
-
-
-def _symmetric(rows: Tensor, products: Tensor) -> Tensor:
-    result = rows @ products @ rows.t()
-    return (result + result.t()) / 2

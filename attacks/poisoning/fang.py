@@ -20,7 +20,7 @@ from fedsec.threat import Paper, ThreatModel
 
 from .model import SharedVector, known_updates, strength
 from .texts import model_threat
-from .vectors import check_honest, mean_of
+from .vectors import check_honest, deviation_of, mean_of
 
 Reference = Literal["krum", "mean"]
 
@@ -125,7 +125,7 @@ def fang_trim(
     else:
         where = torch.rand(H.shape[1], generator=generator, dtype=torch.float32).to(device=H.device, dtype=H.dtype)
     if partial:
-        away = (3.0 + where) * H.std(dim=0)
+        away = (3.0 + where) * deviation_of(H)
         return torch.where(falls, mean + away, mean - away)
     highest, lowest = H.max(dim=0).values, H.min(dim=0).values
     above = highest * torch.where(highest > 0, 1.0 + where * (b - 1.0), 1.0 - where * (1.0 - 1.0 / b))

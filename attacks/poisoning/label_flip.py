@@ -11,12 +11,11 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsec.data.examples import DatasetInfo, Examples
-from fedsec.errors import ConfigurationError, Problem
 from fedsec.protocol.facts import PublicFacts
-from fedsec.protocol.parties import Adversary
 from fedsec.threat import Paper, Taxonomy, ThreatModel
 
-from .texts import DATA_POISONING, TARGETED_POISONING, Fraction, data_threat
+from .poisoned_data import PoisonedData, label_count, refuse
+from .texts import DATA_POISONING, TARGETED_POISONING, data_threat
 
 Mode = Literal["shift", "reverse", "random"]
 
@@ -57,10 +56,9 @@ def retarget_labels(y: Tensor, *, source: int, target: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelFlip(Adversary):
+class LabelFlip(PoisonedData):
     """Flips the labels of all classes."""
 
-    fraction: Fraction = 0.2
     mode: Annotated[
         Mode,
         Field(description="Next class, mirrored class (the middle one of an odd number stays), or any other class"),
@@ -83,17 +81,16 @@ class LabelFlip(Adversary):
         Raises:
             ConfigurationError: the task has no classes.
         """
-        classes = _classes(facts.info, self.name)
+        classes = label_count(facts.info, self.name)
         return Examples(
             shard.x, flip_labels(shard.y, classes=classes, mode=self.mode, generator=generator), shard.attributes
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class TargetedLabelFlip(Adversary):
+class TargetedLabelFlip(PoisonedData):
     """Relabels one class as another and leaves the others alone."""
 
-    fraction: Fraction = 0.2
     source: Annotated[int, Field(ge=0, description="Code of the class that shall be misread")] = 1
     target: Annotated[int, Field(ge=0, description="Code of the class that it shall be taken for")] = 0
     only_source: Annotated[
@@ -124,45 +121,23 @@ class TargetedLabelFlip(Adversary):
         Raises:
             ConfigurationError: the task has no classes, or not these.
         """
-        classes = _classes(facts.info, self.name)
+        classes = label_count(facts.info, self.name)
         for field in ("source", "target"):
             code = getattr(self, field)
             if code >= classes:
-                raise ConfigurationError(
-                    [
-                        Problem(
-                            path=f"{self.name}.{field}",
-                            found=str(code),
-                            expected=f"{facts.info.name} has classes 0 to {classes - 1}",
-                        )
-                    ]
-                )
+                expected = f"{facts.info.name} has classes 0 to {classes - 1}"
+                raise refuse(self.name, field, str(code), expected)
         held = (shard.y == self.source).nonzero().flatten()
         if self.only_source and len(held):
             shard = shard.take(held[torch.randint(len(held), (len(shard),), generator=generator)])
         relabelled = retarget_labels(shard.y, source=self.source, target=self.target)
         return Examples(shard.x, relabelled, shard.attributes)
 
+    def probe(self, test: Examples, info: DatasetInfo) -> Examples | None:
+        """The test examples of the source class with the target class for a label."""
+        asked = test.take((test.y == self.source).nonzero().flatten())
+        return Examples(asked.x, torch.full_like(asked.y, self.target)) if len(asked) else None
+
     def goal(self) -> Mapping[str, int]:
         """``source`` and ``target``."""
         return {"source": self.source, "target": self.target}
-
-
-def _classes(info: DatasetInfo, name: str) -> int:
-    """Number of labels of a task.
-
-    Raises:
-        ConfigurationError: it is a regression.
-    """
-    if info.task == "regression":
-        raise ConfigurationError(
-            [
-                Problem(
-                    path=name,
-                    found=f"the regression {info.name}",
-                    expected="label flipping needs classes",
-                    hint="Use sign-flip, or a dataset with classes.",
-                )
-            ]
-        )
-    return info.vocabulary if info.task == "next-token" else len(info.classes)

@@ -65,8 +65,10 @@ class Budget:
     finalists: int
 
 
-CHEAP = Budget(fine=12, coarse=2.0, peaks=4, steps=28, finalists=4)
-"""Where a trial costs ``n^2`` or a sample of coordinates."""
+CHEAP = Budget(fine=8, coarse=1.0, peaks=3, steps=24, finalists=3)
+"""Where a trial costs ``n^2``: about 300 of them."""
+SAMPLED = Budget(fine=8, coarse=1.0, peaks=3, steps=20, finalists=3)
+"""Where a trial is a sample of coordinates: about 250 of them, the most of them of the small sample."""
 DEAR = Budget(fine=3, coarse=0.25, peaks=2, steps=10, finalists=1)
 """Where a trial is the rule itself on all rows: about 100 of them."""
 
@@ -82,8 +84,9 @@ def tailored(
 ) -> Tensor:
     """The update whose ``f`` copies move a rule furthest from the honest mean.
 
-    Shejwalkar & Houmansadr 2021, section 4.2 (attacks tailored to a rule). Maximises ``|rule([H; f copies of mean + gamma p]) - mean|`` over ``gamma`` of both signs and the three directions
-    ``p`` of `push_along`. See `search` for how.
+    Shejwalkar & Houmansadr 2021, section 4.2 (attacks tailored to a rule). Maximises ``|rule([H; f copies of
+    mean + gamma p]) - mean|`` over ``gamma`` of both signs and the three directions ``p`` of `push_along`. See `search`
+    for how.
 
     Args:
         H: ``(h, d)``, ``h >= 2``, honest updates; the simulated round has ``h + f`` rows.
@@ -127,13 +130,14 @@ def search(
     radius = float(torch.cat([geometry.row_norms(H, centre=mean), geometry.row_norms(mean.unsqueeze(0))]).max())
     line = Line(H, mean, tuple(pushes.values()), copies=f)
     damage = damage_of(rule, line)
-    budget = CHEAP if damage.cheap else DEAR
+    budget = {"products": CHEAP, "sample": SAMPLED, "rows": DEAR}[damage.reads]
     units = {each: radius / lengths[each] for each in pushes}
     trials = _Trials(damage, tuple(pushes))
     exact = line.measured(rule)
     if not pushes:  # all rows are zero
         return Found(vector=mean, direction=direction or "std", gamma=0.0, damage=exact(mean), curve=())
-    _scan(trials, units, budget, reach)
+    # what is sent has to stay a number of its type
+    _scan(trials, units, budget, min(reach, torch.finfo(H.dtype).max / (4.0 * radius)))
     places = tuple(pushes)
     measured = [
         (exact(line.point(places.index(each), gamma)), each, gamma)

@@ -84,7 +84,7 @@ def alie(H: Tensor, *, f: int, n: int, z: float | None = None) -> Tensor:
     deviation = alie_z(f=f, n=n) if z is None else z
     if not math.isfinite(deviation):
         raise ValueError(f"n = {n} and f = {f} have no finite z; give one")
-    return mean_of(H) + deviation * H.std(dim=0)
+    return mean_of(H) + deviation * deviation_of(H)
 
 
 def gaussian(H: Tensor, *, f: int, n: int, generator: torch.Generator, mean: float = 0.0, sigma: float = 1.0) -> Tensor:
@@ -172,7 +172,7 @@ def push_along(H: Tensor, mean: Tensor, direction: Direction) -> Tensor:
     A mean of zero has no direction; there the last two are zero. For ``std`` the matrix needs two rows.
     """
     if direction == "std":
-        return -H.std(dim=0)
+        return -deviation_of(H)
     if direction == "sign":
         return -torch.sign(mean)
     norm = float(torch.linalg.vector_norm(mean.double()))
@@ -182,6 +182,16 @@ def push_along(H: Tensor, mean: Tensor, direction: Direction) -> Tensor:
 def mean_of(H: Tensor) -> Tensor:
     """Mean of the rows with fp64 sums, ``(h, d)`` to ``(d,)``."""
     return geometry.combine(H, torch.full((H.shape[0],), 1.0 / H.shape[0], dtype=torch.float64))
+
+
+def deviation_of(H: Tensor) -> Tensor:
+    """Sample standard deviation of each coordinate (divisor ``h - 1``) with fp64 sums, ``(h, d)`` to ``(d,)``."""
+    result = torch.empty_like(H[0])
+    for span in geometry.spans(H.shape[1]):
+        block = H[:, span].double()
+        spread = (block - block.mean(dim=0)).square().sum(dim=0) / (H.shape[0] - 1)
+        result[span] = spread.sqrt().to(H.dtype)
+    return result
 
 
 def check_honest(H: Tensor, f: int, n: int, *, least: int = 1) -> None:
