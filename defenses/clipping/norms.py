@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fedsec.models.flat import Layout
+from fedsec.round_geometry import RoundGeometry, mixes
 
 
 def clip_norms(updates: Tensor, bound: float) -> tuple[Tensor, Tensor]:
@@ -30,6 +31,17 @@ def clip_norms(updates: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     shrink = bound * (1.0 - 4.0 * torch.finfo(updates.dtype).eps)
     factors = torch.where(clipped, shrink / torch.clamp(norms, min=bound), 1.0)
     return updates * factors.to(updates.dtype)[:, None], clipped
+
+
+def shortening(round_: RoundGeometry, *, bound: float) -> Tensor:
+    """Matrix ``(n, n)`` fp64 of `shortened`: diagonal."""
+    return (bound / round_.norms.clamp_min(bound)).diag()
+
+
+@mixes(shortening)
+def shortened(updates: Tensor, *, bound: float) -> Tensor:
+    """The rows of `clip_norms`, ``(n, d)`` to ``(n, d)``, as a step before a rule."""
+    return clip_norms(updates, bound)[0]
 
 
 def clip_values(updates: Tensor, bound: float) -> tuple[Tensor, Tensor]:

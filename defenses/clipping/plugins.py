@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -17,7 +18,7 @@ from fedsec.protocol.stage import Defense, EnforcedBy, Guarantee, RoundContext, 
 from fedsec.threat import Paper
 
 from ..expect import plain
-from .norms import clip_layers, clip_norms, clip_values, layer_spans
+from .norms import clip_layers, clip_norms, clip_values, layer_spans, shortened
 
 Where = Annotated[
     Literal["client", "server"],
@@ -103,6 +104,10 @@ class ClipNorm(_Clip):
     def clip(self, updates: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """See `clip_norms`."""
         return clip_norms(updates, self.c)
+
+    def step(self, n: int) -> Callable[[Tensor], Tensor]:
+        """See `shortened`."""
+        return partial(shortened, bound=self.c)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedsec.data.examples import Examples
 from fedsec.models.flat import FlatModel
@@ -31,12 +31,15 @@ def evaluate(model: FlatModel, vector: Tensor, examples: Examples, *, batch: int
     """Predictions, accuracy and loss of a model ``(d,)`` on examples, in eval mode."""
     module = model.instance(vector)
     dtype = vector.dtype
+    # images lie as a CPU convolves and pools them without reordering
+    images = examples.x.dim() == 4 and any(isinstance(part, nn.Conv2d) for part in module.modules())
+    module = module.to(memory_format=torch.channels_last) if images else module
     predictions: list[Tensor] = []
     losses: list[Tensor] = []
     for start in range(0, len(examples), batch):
         x, y = examples.x[start : start + batch], examples.y[start : start + batch]
         x = x.to(dtype) if x.is_floating_point() else x
-        outputs = module(x)
+        outputs = module(x.contiguous(memory_format=torch.channels_last) if images else x)
         losses.append(model.loss(outputs, y.to(dtype) if y.is_floating_point() else y))
         regression = model.task == "regression"
         predictions.append(outputs.reshape(y.shape) if regression else outputs.argmax(-1))

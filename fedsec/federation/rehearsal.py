@@ -11,10 +11,11 @@ from fedsec.federation.mean import mean
 from fedsec.federation.server_side import Server
 from fedsec.federation.setup import FederationSetup
 from fedsec.federation.stages import Stages
-from fedsec.protocol.compose import aggregator
+from fedsec.protocol.compose import acts_on_arrival, aggregator
 from fedsec.protocol.payload import Plain
 from fedsec.protocol.stage import Cohort, Defense
 from fedsec.randomness import derive_seed
+from fedsec.round_geometry import chain
 
 
 class Rehearsal:
@@ -55,7 +56,11 @@ class Rehearsal:
 
     def function(self, n: int) -> Callable[[Tensor], Tensor] | None:
         """The same of ``n`` updates as one pure function, which may have a coefficient form; ``None`` if it is more."""
-        if any(d.implements("preaggregate") or d.implements("receive") for d in self._stack):
+        arriving = [d.step(n) for d in self._stack if d.implements("receive") and acts_on_arrival(d)]
+        mixing = [d.step(n) for d in self._stack if d.implements("preaggregate")]
+        last = aggregator(self._stack)
+        rule = None if last is None else last.function(n)
+        steps = [step for step in (*arriving, *mixing) if step is not None]
+        if rule is None or len(steps) < len(arriving) + len(mixing):
             return None
-        rule = aggregator(self._stack)
-        return None if rule is None else rule.function(n)
+        return chain(*steps, rule) if steps else rule

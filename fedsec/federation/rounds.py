@@ -265,9 +265,8 @@ class Federation:
         for start in range(0, len(ours), chunk):
             part = ours[start : start + chunk]
             values = self._train(trainer, number, part, [shards[c] for c in part], reach)
-            if needs_all:
-                rows.append(values)
-            yield from self._send(number, part, values, [len(shards[c]) for c in part], bound=True)
+            sizes = [len(shards[c]) for c in part]
+            yield from self._send(number, part, values, sizes, bound=True, heard=rows if needs_all else None)
         if theirs and self._coalition is not None:
             seen = torch.cat(rows) if rows else None
             values, sizes = self._attack(self._coalition, number, theirs, seen, reach, trainer)
@@ -309,8 +308,16 @@ class Federation:
         return [max(1, int(reach[c] * local.steps(len(s)))) for c, s in zip(clients, shards, strict=True)]
 
     def _send(
-        self, number: int, clients: list[int], values: Tensor, sizes: list[int], *, bound: bool
+        self,
+        number: int,
+        clients: list[int],
+        values: Tensor,
+        sizes: list[int],
+        *,
+        bound: bool,
+        heard: list[Tensor] | None = None,
     ) -> Iterator[tuple[tuple[int, ...], Payload]]:
+        """Accepted uploads of some clients; ``heard`` collects their rows: as sent, or as trained if those are sealed."""
         accepted = acceptable(values, size=self.model.numel(), ledger=self.ledger)
         if not bool(accepted.any()):
             return
@@ -328,6 +335,8 @@ class Federation:
             # A controlled client asked for more than the wire format can hold: it is not heard this round.
             self.ledger.refuse("not in the wire format", len(ids))
             return
+        if heard is not None:
+            heard.append(payload.values if isinstance(payload, Plain) else rows)
         self.ledger.uploads += len(ids)
         self.ledger.upload_bytes += sum(payload.nbytes(row) for row in range(len(ids)))
         if self.transcript.wants(Topic.UPLOAD, number):

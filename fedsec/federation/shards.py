@@ -75,10 +75,11 @@ def local_order(shard: Shard, local: LocalTraining, *, seed: int, max_steps: int
             break
         orders.append(torch.randperm(examples, generator=generator(seed, "order", epoch)))
         first = epoch * examples
-        bounds.extend((first + i, first + min(i + size, examples)) for i in range(0, examples, size))
+        starts = range(0, examples, size)[: steps - len(bounds)]
+        bounds.extend((first + i, first + min(i + size, examples)) for i in starts)
     rows = shard.rows.cpu()
     order = rows[torch.cat(orders)] if orders else rows[:0]
-    return Order(order, tuple(bounds[:steps]), step_keys(seed, steps))
+    return Order(order, tuple(bounds), step_keys(seed, steps))
 
 
 def step_keys(seed: int, steps: int) -> Tensor:

@@ -67,7 +67,8 @@ class CoalitionView:
         own: ``(k, d)`` updates that training on their (poisoned) data gave, without client-enforced stages.
         weights: ``(k,)`` the weights that their updates carry.
         model: ``(d,)`` global model of the round, which every client of the cohort is given.
-        honest: ``(h, d)`` honest updates; ``None`` unless ``HONEST_UPDATES`` is declared.
+        honest: ``(h, d)`` honest updates as they were sent (as they were trained, where those are sealed); ``None``
+            unless ``HONEST_UPDATES`` is declared.
         expected_cohort: how many updates the server expects this round (public).
         state: tensors that persist between rounds.
         is_sybil: ``(k,)`` bool, identities that the adversary made up.

@@ -170,6 +170,10 @@ class Defense(Plugin):
         """Its aggregation of ``n`` rows as a pure function ``(n, d) -> (d,)``; ``None`` if it has memory or secrets."""
         return None
 
+    def step(self, n: int) -> Callable[[Tensor], Tensor] | None:
+        """What its `receive` or `preaggregate` makes of ``n`` rows, as a pure function ``(n, d) -> (m, d)``."""
+        return None
+
     def breakdown(self, setting: Setting) -> float | None:
         """Largest share of malicious updates in a cohort for which its source proves a bound; ``None``: no proof."""
         return None
