@@ -195,6 +195,7 @@ def public_facts(
         population=len(setup.index),
         cohort=setup.participation.clients_per_round,
         rounds=setup.rounds,
+        server_rate=setup.server.learning_rate,
         knowledge=knows,
         _local=setup.local if given(Knowledge.LOCAL_TRAINING) else None,
         _auxiliary=setup.split.auxiliary if given(Knowledge.AUXILIARY_DATA) and len(setup.split.auxiliary) else None,

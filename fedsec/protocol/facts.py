@@ -65,6 +65,7 @@ class PublicFacts:
         rounds: number of rounds.
         rule: the aggregation rule's name.
         knowledge: what was declared.
+        server_rate: the server's learning rate.
     """
 
     info: DatasetInfo
@@ -76,6 +77,7 @@ class PublicFacts:
     rounds: int
     rule: str
     knowledge: frozenset[Knowledge]
+    server_rate: float = 1.0
     _local: LocalTraining | None = field(default=None, repr=False)
     _auxiliary: Examples | None = field(default=None, repr=False)
     _simulate: Simulate | None = field(default=None, repr=False)
