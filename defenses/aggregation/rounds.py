@@ -13,26 +13,60 @@ from fedsec.protocol.payload import Plain
 from fedsec.protocol.stage import Cohort, RoundContext
 
 
-def gather(cohort: Cohort, context: RoundContext) -> tuple[tuple[int, ...], Plain]:
-    """The round as a matrix without rows that hold NaN or infinity, which count as excluded.
+def finite(cohort: Cohort, context: RoundContext) -> Cohort:
+    """The round without rows that hold NaN or infinity, which count as excluded.
 
-    Returns:
-        Identities and payload of the finite rows; both may be empty.
+    Nothing is copied where all rows are finite: the cohort itself is returned, with the geometry that it has.
     """
+    if "geometry" in vars(cohort):  # it was computed, so its rows are finite
+        return cohort
     clients, payload = cohort.matrix()
-    finite = geometry.finite_rows(payload.values)
-    if bool(finite.all()):
-        return clients, payload
-    exclude(context, clients, ~finite)
-    context.report["not finite"] = float((~finite).sum())
-    kept = finite.nonzero().flatten()
-    return tuple(clients[int(row)] for row in kept), payload.rows(kept)
+    passed = geometry.finite_rows(payload.values)
+    if bool(passed.all()):
+        return cohort
+    exclude(context, clients, ~passed)
+    context.report["not finite"] = float((~passed).sum())
+    kept = passed.nonzero().flatten()
+    names = tuple(clients[int(row)] for row in kept)
+    nobody = Plain(payload.values[:0], payload.weights[:0])
+    return Cohort([(names, payload.rows(kept))], nobody=nobody, members=cohort.members)
+
+
+def gather(cohort: Cohort, context: RoundContext) -> tuple[tuple[int, ...], Plain]:
+    """Identities and payload of the rows that `finite` leaves; both may be empty."""
+    return finite(cohort, context).matrix()
+
+
+def behind(context: RoundContext, client: int) -> tuple[int, ...]:
+    """The identities that a row stands for."""
+    return context.members.get(client, (client,))
+
+
+def identities(context: RoundContext, clients: Sequence[int]) -> int:
+    """How many identities the rows stand for."""
+    return sum(len(behind(context, client)) for client in clients)
 
 
 def exclude(context: RoundContext, clients: Sequence[int], dropped: Tensor) -> None:
-    """Report ``excluded:<client id>`` for each client whose row is dropped; ``dropped`` is ``(n,)`` bool."""
+    """Report ``excluded:<client id>`` for all identities behind each dropped row; ``dropped`` is ``(n,)`` bool."""
     for row in dropped.nonzero().flatten().tolist():
-        context.report[f"excluded:{clients[row]}"] = 1.0
+        for identity in behind(context, clients[row]):
+            context.report[f"excluded:{identity}"] = 1.0
+
+
+def suspect(context: RoundContext, clients: Sequence[int], suspicion: Tensor) -> None:
+    """Report ``score:<client id>``, higher is more suspicious, for all identities behind each row; ``(n,)``."""
+    for client, value in zip(clients, suspicion.tolist(), strict=True):
+        for identity in behind(context, client):
+            context.report[f"score:{identity}"] = value
+
+
+def relative(values: Tensor) -> Tensor:
+    """Non-negative numbers ``(n,)`` in units of their median, so that rounds can be compared; 0 where all are alike."""
+    typical = values.quantile(0.5)
+    if not float(typical) > 0.0:
+        typical = values.max()
+    return values / typical if float(typical) > 0.0 else torch.zeros_like(values)
 
 
 def one_row(value: Tensor, weight: Tensor) -> Plain:

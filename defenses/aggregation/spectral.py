@@ -22,6 +22,21 @@ def outlier_scores(products: Tensor) -> Tensor:
     return values[-1].clamp_min(0.0) * vectors[:, -1].square()
 
 
+def sampled_scores(U: Tensor, *, generator: torch.Generator, iterations: int, sample: int | None) -> Tensor:
+    """`outlier_scores` on each of several samples of coordinates, ``(n, d)`` to ``(iterations, n)``."""
+    if iterations < 1 or (sample is not None and sample < 1):
+        raise ValueError(f"needs iterations >= 1 and sample >= 1, got {iterations} and {sample}")
+    d = U.shape[1]
+    found = []
+    for _ in range(iterations):
+        part = U
+        if sample is not None and sample < d:
+            chosen = torch.randperm(d, generator=generator, device=generator.device)[:sample]
+            part = U[:, chosen.to(U.device)]
+        found.append(outlier_scores(geometry.centred_gram(part)))
+    return torch.stack(found)
+
+
 def divide_and_conquer_kept(
     U: Tensor,
     *,
@@ -33,17 +48,10 @@ def divide_and_conquer_kept(
 ) -> Tensor:
     """Which rows `divide_and_conquer` averages, ``(n,)`` bool; with several iterations perhaps none."""
     geometry.check_rows(U)
-    n, d = U.shape
+    n = U.shape[0]
     dropped = _dropped(n, f, c)
-    if iterations < 1 or (sample is not None and sample < 1):
-        raise ValueError(f"needs iterations >= 1 and sample >= 1, got {iterations} and {sample}")
     kept = torch.ones(n, dtype=torch.bool, device=U.device)
-    for _ in range(iterations):
-        part = U
-        if sample is not None and sample < d:
-            chosen = torch.randperm(d, generator=generator, device=generator.device)[:sample]
-            part = U[:, chosen.to(U.device)]
-        scores = outlier_scores(geometry.centred_gram(part))
+    for scores in sampled_scores(U, generator=generator, iterations=iterations, sample=sample):
         kept[scores.argsort(stable=True)[n - dropped :]] = False
     return kept
 

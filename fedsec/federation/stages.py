@@ -111,7 +111,9 @@ class Stages:
         payload: Payload = update
         for number, defense in enumerate(self.stack):
             if seals(defense) and defense.emits in (None, Kind.PLAIN) and isinstance(payload, Plain):
-                payload = defense.seal(payload, self._context(number, round_index, clients))
+                # without memory: whom the adversary simulates took part in no earlier round
+                context = replace(self._context(number, round_index, clients), state={})
+                payload = defense.seal(payload, context)
         if not isinstance(payload, Plain):
             raise TypeError("a stage that says that it leaves updates plain did not")
         return payload

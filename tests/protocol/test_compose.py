@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fedsec.defenses.aggregation.plugins import CoordinateMedian, MultiKrum
+from fedsec.defenses.aggregation.coordinate_rules import CoordinateMedian
+from fedsec.defenses.aggregation.neighbour_rules import MultiKrum
 from fedsec.defenses.clipping.plugins import ClipNorm
 from fedsec.defenses.encryption.ckks import CKKS
 from fedsec.defenses.privacy.client_level import ClientLevelDP

@@ -11,15 +11,10 @@ from fedsec.defenses.aggregation import (
     multi_krum,
     trimmed_mean,
 )
+from fedsec.defenses.aggregation.centre_rules import CenteredClipping, GeometricMedian
+from fedsec.defenses.aggregation.coordinate_rules import CoordinateMedian, TrimmedMean
 from fedsec.defenses.aggregation.foolsgold import FoolsGold
-from fedsec.defenses.aggregation.plugins import (
-    CenteredClipping,
-    CoordinateMedian,
-    GeometricMedian,
-    Krum,
-    MultiKrum,
-    TrimmedMean,
-)
+from fedsec.defenses.aggregation.neighbour_rules import Krum, MultiKrum
 from fedsec.models.flat import Layout, Slot
 from fedsec.protocol.payload import Plain
 from fedsec.protocol.stage import Cohort, RoundContext, Setting
