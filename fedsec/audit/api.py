@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import fedsec
 from fedsec.audit.build import Builder
+from fedsec.audit.described import attack_row
 from fedsec.audit.engine import Run, execute
 from fedsec.audit.environment import describe
 from fedsec.audit.plan import Plan, check_stacks, make_plan
 from fedsec.audit.progress import make_display
-from fedsec.audit.results import Assembly, attack_row
+from fedsec.audit.results import Assembly
 from fedsec.audit.store import Store
 from fedsec.audit.verdict import ExitCode, coverage, exit_code, judge
 from fedsec.config import load_config, load_configs
@@ -171,7 +172,7 @@ class Audit:
         attacks = [attack_row(entry) for entry in config.attacks]
         auditors = {row["label"] for row in attacks if row["audits"]}
         verdict = judge(config.gates, findings, utilities, cells, undefended=assembly.control, auditors=auditors)
-        model = builder.model(config.seeds[0])
+        model, setup = builder.model(config.seeds[0]), builder.setup(config.seeds[0])
         federation = config.federation
         return {
             "schema": SCHEMA,
@@ -204,7 +205,7 @@ class Audit:
                 "seeds": list(config.seeds),
             },
             "attacks": attacks,
-            "stacks": assembly.stack_rows(),
+            "stacks": assembly.stack_rows(lambda entry: setup.setting(entry.defenses)),
             "cells": cells,
             "findings": findings,
             "utilities": utilities,

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from fedsec.audit.described import stack_row
 from fedsec.audit.exhibits import exhibits
+from fedsec.audit.noticed import noticed
 from fedsec.audit.plan import Cell, Plan, Training
+from fedsec.audit.pooled import measurements, metric, pooled
 from fedsec.audit.store import Store, Stored
+from fedsec.audit.utilities import Utilities, score
 from fedsec.config.schema import AttackEntry, AuditConfig, StackEntry
 from fedsec.data.examples import DatasetInfo
-from fedsec.judges.base import Measurement
 from fedsec.protocol.compose import opening_coalitions
 from fedsec.protocol.parties import Adversary
-from fedsec.randomness import numpy_generator
-from fedsec.statistics.pooling import Pooled, pool
+from fedsec.protocol.stage import Setting
 from fedsec.statistics.severity import severity_of
-from fedsec.threat import ORACLES, Capability
+from fedsec.threat import Capability
 
 NOT_RUN = "not run yet: the audit was stopped before its turn"
 
@@ -43,7 +41,7 @@ class Assembly:
     def __init__(self, config: AuditConfig, plan: Plan, store: Store, *, info: DatasetInfo) -> None:
         self.config, self.plan, self.store = config, plan, store
         self._show = config.report.originals == "show" or info.public
-        self._words = info.words
+        self._words, self._classes = info.words, info.classes
         self._attacks = {entry.label: entry for entry in config.attacks}
         self._stacks = {entry.label: entry for entry in config.stacks}
         self._honest = {(t.stack, t.seed): t for t in plan.trainings if not t.attack}
@@ -123,117 +121,51 @@ class Assembly:
         if status != "measured" or not measured:
             return row
         row["notes"] = _notes([_stored(i).document["notes"] for i in measured])
-        per_seed = [{m["name"]: m for m in _measurements(_stored(i))} for i in measured]
+        per_seed = [{m["name"]: m for m in measurements(_stored(i))} for i in measured]
         names = [name for name in per_seed[0] if all(name in other for other in per_seed)]
         for name in names:
-            pooled = _pool([seed[name] for seed in per_seed], attack.label, name)
-            row["metrics"][name] = _metric(pooled)
-            if pooled.headline:
-                row["severity"] = severity_of(pooled.advantage_high).value
-                row["by_seed"] = {str(i.cell.seed): value for i, value in zip(measured, pooled.seeds, strict=True)}
+            found = pooled([seed[name] for seed in per_seed], attack.label, name)
+            row["metrics"][name] = metric(found)
+            if found.headline:
+                row["severity"] = severity_of(found.advantage_high).value
+                row["by_seed"] = {str(i.cell.seed): value for i, value in zip(measured, found.seeds, strict=True)}
         row["exhibits"] = exhibits(
             {k.removeprefix("x/"): v for k, v in _stored(measured[0]).tensors.items() if k.startswith("x/")},
             show_originals=self._show,
             derived=Capability.TESTING_DATA_CONTROL in plugin.threat.capabilities,
             words=self._words,
         )
+        watched = noticed([_stored(i).tensors for i in measured], self._classes)
+        if watched is not None:
+            row["exhibits"]["detection"] = watched
         row["exposed"] = _stored(measured[0]).document.get("exposed", [])
         row["cost"] = {"seconds_per_cell": sum(_stored(i).document["seconds"] for i in measured) / len(measured)}
         if isinstance(plugin, Adversary):
             attacked = [t for t in self.plan.trainings if (t.stack, t.attack) == (stack.label, attack.label)]
-            row["utility"] = self._accuracy(attacked)
+            row["utility"] = score(attacked, self.training)
             row["cost"]["compromised"] = _stored(measured[0]).document["compromised"]
         else:
-            row["utility"] = self._accuracy([t for k, t in self._honest.items() if k[0] == stack.label])
+            row["utility"] = score([t for k, t in self._honest.items() if k[0] == stack.label], self.training)
         return row
-
-    def _accuracy(self, trainings: Sequence[Training]) -> dict[str, Any]:
-        """Accuracy of trainings over their seeds."""
-        stored = [s for s in (self.training(t) for t in trainings) if s is not None]
-        if not stored:
-            return {}
-        if any("correct" not in s.tensors for s in stored):
-            values = [s.document["accuracy"][-1] for s in stored]
-            return {
-                "r2": {"value": sum(values) / len(values), "low": min(values), "high": max(values), "n": len(values)}
-            }
-        pooled = _pool([_mean("accuracy", s.tensors["correct"].double()) for s in stored], "accuracy")
-        return {"accuracy": {k: v for k, v in _metric(pooled).items() if k in {"value", "low", "high", "n"}}}
 
     def utilities(self) -> list[dict[str, Any]]:
         """Utility and cost of every stack's honest federation, beside the undefended one's."""
-        base: dict[str, Any] = {}
-        rows = []
-        for stack in self.config.stacks:
-            pairs = [(t.seed, self.training(t)) for (label, _), t in self._honest.items() if label == stack.label]
-            done = [(seed, s) for seed, s in pairs if s is not None]
-            row: dict[str, Any] = {"stack": stack.label, "seeds": [seed for seed, _ in done]}
-            if done:
-                row.update(self._utility(stack.label, done))
-                if stack.label == self.control:
-                    base = row
-                for name, key in (
-                    ("ratio_upload", "upload_bytes_per_client_round"),
-                    ("ratio_seconds", "seconds_per_round"),
-                ):
-                    row[name] = row[key] / base[key] if base.get(key) else None
-            rows.append(row)
-        return rows
-
-    def _utility(self, label: str, done: list[tuple[int, Stored]]) -> dict[str, Any]:
-        documents = [s.document for _, s in done]
         rounds = self.config.federation.rounds
-        uploads = sum(d["ledger"]["uploads"] for d in documents)
-        downloads = sum(d["ledger"]["downloads"] for d in documents)
-        refused: Counter[str] = Counter()
-        for document in documents:
-            refused.update(document["ledger"]["refused"])
-        names = sorted({name for d in documents for name in d["diagnostics"]})
-        row: dict[str, Any] = {
-            **self._accuracy([self._honest[label, seed] for seed, _ in done]),
-            "loss": _average([d["loss"][-1] for d in documents]),
-            "seconds_per_round": sum(d["seconds"] for d in documents) / (rounds * len(documents)),
-            "upload_bytes_per_client_round": sum(d["ledger"]["upload_bytes"] for d in documents) / max(uploads, 1),
-            "download_bytes_per_client_round": sum(d["ledger"]["download_bytes"] for d in documents)
-            / max(downloads, 1),
-            "rejected_uploads": dict(sorted(refused.items())),
-            "dropouts": sum(d["ledger"]["dropped"] for d in documents),
-            "engine": documents[0]["engine"],
-            "diagnostics": {n: _average([d["diagnostics"].get(n) for d in documents]) for n in names},
-            "curve": {"x": documents[0]["rounds"], "y": _mean_curve([d["accuracy"] for d in documents])},
-        }
-        drop = self._drop(label, done)
-        if drop is not None:
-            row["accuracy_drop"] = drop
-        return row
+        found = Utilities(self._honest, control=self.control, rounds=rounds, read=self.training)
+        return found.rows([stack.label for stack in self.config.stacks])
 
-    def _drop(self, label: str, done: list[tuple[int, Stored]]) -> dict[str, Any] | None:
-        """Accuracy lost to the defense, paired by seed and test example."""
-        pairs = []
-        for seed, stored in done:
-            honest = self._honest.get((self.control, seed))
-            control = self.training(honest) if honest else None
-            if control is None or "correct" not in stored.tensors:
-                return None
-            pairs.append(control.tensors["correct"].double() - stored.tensors["correct"].double())
-        pooled = _pool([_mean("accuracy_drop", units) for units in pairs], "accuracy_drop")
-        return {k: v for k, v in _metric(pooled).items() if k in {"value", "low", "high", "n"}}
+    def stack_rows(self, settings: Callable[[StackEntry], Setting]) -> list[dict[str, Any]]:
+        """``stacks`` of the document: guarantees, claims, and the share of malicious updates that they bear.
 
-    def stack_rows(self) -> list[dict[str, Any]]:
-        """``stacks`` of the document: guarantees and claims."""
+        Args:
+            settings: the federation as the defenses of a stack know it.
+        """
         rows = []
         for stack in self.config.stacks:
             trained = [self.training(t) for (label, _), t in self._honest.items() if label == stack.label]
             claims: list[dict[str, Any]] = next((s.document["claims"] for s in trained if s is not None), [])
             ok = bool(trained) and all(s is not None for s in trained)
-            rows.append(
-                {
-                    "label": stack.label,
-                    "defenses": [_defense_row(d) for d in stack.defenses],
-                    "claims": claims,
-                    "status": "trained" if ok else "error",
-                }
-            )
+            rows.append(stack_row(stack, settings(stack), claims, trained=ok))
         return rows
 
     def opens(self) -> list[dict[str, Any]]:
@@ -243,45 +175,6 @@ class Assembly:
             for stack in self.config.stacks
             for secret, coalitions in opening_coalitions(stack.defenses)
         ]
-
-
-def attack_row(entry: AttackEntry) -> dict[str, Any]:
-    """One of ``attacks`` of the document."""
-    plugin, threat = entry.plugin, entry.plugin.threat
-    active = isinstance(plugin, Adversary)
-    return {
-        "label": entry.label,
-        "name": plugin.name,
-        "family": plugin.family,
-        "summary": plugin.summary,
-        "position": entry.position or threat.position,
-        "story": threat.story,
-        "knowledge": sorted(k.value for k in plugin.knows()),
-        "oracles": sorted(k.value for k in plugin.knows() & ORACLES),
-        "capabilities": sorted(c.value for c in threat.capabilities),
-        "stage": threat.stage.value,
-        "active": active,
-        "observes": active and bool(plugin.wants),
-        "audits": isinstance(plugin, Adversary) and plugin.flips_coins,
-        "judge": plugin.judge,
-        "parameters": dict(plugin.parameters()),
-        "paper": asdict(plugin.paper) if plugin.paper else None,
-        "taxonomy": [asdict(t) for t in plugin.taxonomy],
-        "cost": plugin.cost,
-    }
-
-
-def _defense_row(plugin: Any) -> dict[str, Any]:
-    return {
-        "name": plugin.name,
-        "family": plugin.family,
-        "summary": plugin.summary,
-        "parameters": dict(plugin.parameters()),
-        "guarantee": asdict(plugin.guarantee),
-        "enforced_by": plugin.enforcement.value,
-        "paper": asdict(plugin.paper) if plugin.paper else None,
-        "cost": plugin.cost,
-    }
 
 
 def _stored(item: _Collected) -> Stored:
@@ -313,43 +206,13 @@ def _status(items: list[_Collected]) -> tuple[str, str]:
     return "not run", "left out by --only"
 
 
-def _measurements(stored: Stored) -> list[dict[str, Any]]:
-    rows = []
-    for row in stored.document.get("measurements", []):
-        arrays = {name: stored.tensors[f"m/{row['name']}/{name}"] for name in row["arrays"]}
-        rows.append({**{k: v for k, v in row.items() if k not in {"arrays", "alone"}}, **arrays})
-    return rows
-
-
-def _mean(name: str, units: Tensor) -> dict[str, Any]:
-    return asdict(Measurement(name=name, statistic="mean", units=units, floor=0.0))
-
-
 def _notes(by_seed: list[list[str]]) -> list[str]:
     """Notes of all seeds; one that differs from an earlier one in its numbers only is left out."""
     kept = {re.sub(r"[0-9.]+", "#", note): note for notes in reversed(by_seed) for note in reversed(notes)}
     return list(reversed(kept.values()))
 
 
-def _pool(measurements: Sequence[dict[str, Any]], *purpose: str) -> Pooled:
-    # The draws do not depend on the stack: equal observations get equal intervals.
-    return pool(measurements, generator=numpy_generator("pool", *purpose))
-
-
-def _metric(pooled: Pooled) -> dict[str, Any]:
-    return {k: v for k, v in asdict(pooled).items() if k not in {"name", "seeds"}}
-
-
 def _succeeded(row: dict[str, Any]) -> bool | None:
     """Whether an attack beat its floor on the undefended control: only then is its failure elsewhere evidence."""
     headline = [m for m in row["metrics"].values() if m["headline"]]
     return bool(headline[0]["advantage_low"] > 0.0) if headline else None
-
-
-def _average(values: Sequence[float | None]) -> float | None:
-    there = [value for value in values if value is not None]
-    return sum(there) / len(there) if there else None
-
-
-def _mean_curve(curves: list[list[float]]) -> list[float]:
-    return [float(v) for v in torch.tensor(curves, dtype=torch.float64).mean(0)]
