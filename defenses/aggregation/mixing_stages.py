@@ -18,16 +18,6 @@ from .rounds import assumed, exclude, finite, identities, suspect, tolerated
 from .rule import Assumed, Fraction
 
 
-class _Mixing(Defense):
-    """What pre-aggregators have in common."""
-
-    family: ClassVar[str] = "pre-aggregation"
-
-    def step(self, n: int) -> Callable[[Tensor], Tensor] | None:
-        """What it makes of ``n`` rows as a pure function ``(n, d) -> (m, d)``; ``None`` if it draws at random."""
-        return None
-
-
 def _most(n: int) -> int:
     return (n - 1) // 2
 
@@ -41,7 +31,7 @@ def _too_small(name: str, setting: Setting, *, f: int) -> tuple[tuple[str, str],
 
 
 @dataclass(frozen=True, kw_only=True)
-class NearestNeighborMixing(_Mixing):
+class NearestNeighborMixing(Defense):
     """Nearest-neighbor mixing (NNM): each update becomes the mean of the ``n - f`` updates nearest to it.
 
     The rule that follows should assume the same ``f``. A row still stands for its client: a rule that drops it drops
@@ -52,6 +42,7 @@ class NearestNeighborMixing(_Mixing):
     fraction: Fraction = 0.2
 
     name: ClassVar[str] = "nnm"
+    family: ClassVar[str] = "pre-aggregation"
     summary: ClassVar[str] = "Replaces each update by the mean of its n - f nearest neighbours, before the rule"
     paper: ClassVar[Paper | None] = Paper(
         title="Fixing by Mixing: A Recipe for Optimal Byzantine ML under Heterogeneity",
@@ -88,7 +79,7 @@ class NearestNeighborMixing(_Mixing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bucketing(_Mixing):
+class Bucketing(Defense):
     """Bucketing: means of random buckets of ``s`` updates.
 
     One malicious update spoils its bucket, so the rule that follows has ``ceil(n / s)`` rows of which up to ``f`` are
@@ -101,6 +92,7 @@ class Bucketing(_Mixing):
     fraction: Fraction = 0.2
 
     name: ClassVar[str] = "bucketing"
+    family: ClassVar[str] = "pre-aggregation"
     summary: ClassVar[str] = "Averages random buckets of updates before the rule, so that honest ones differ less"
     paper: ClassVar[Paper | None] = Paper(
         title="Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing",
@@ -138,7 +130,7 @@ class Bucketing(_Mixing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptiveClipping(_Mixing):
+class AdaptiveClipping(Defense):
     """Adaptive robust clipping (ARC): the longest updates are shortened to the norm of the next one.
 
     ``floor(2 (f / n) (n - f))`` of them. Suspicion, which a rule that follows may replace, is the part cut off.
@@ -148,6 +140,7 @@ class AdaptiveClipping(_Mixing):
     fraction: Fraction = 0.2
 
     name: ClassVar[str] = "arc"
+    family: ClassVar[str] = "pre-aggregation"
     summary: ClassVar[str] = "Shortens the longest updates to the norm of the next one, before the rule"
     paper: ClassVar[Paper | None] = Paper(
         title="Adaptive Gradient Clipping for Robust Federated Learning",

@@ -128,7 +128,8 @@ class ClientLevelDP(Defense):
         found = common_problems(setting, delta=self._delta(setting))
         found.extend(
             (
-                f"{rule} replaces the mean, and one client may move its result by more than clip_norm / cohort",
+                f"{rule} replaces the mean or what is averaged, and one client may move the result by more than "
+                "clip_norm / cohort",
                 f"leave {rule} out, or measure both as stacks of their own",
             )
             for rule in rules_that_are_no_mean(setting.stack)

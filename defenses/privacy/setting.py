@@ -34,12 +34,16 @@ def common_problems(setting: Setting, *, delta: float) -> list[tuple[str, str]]:
 
 
 def rules_that_are_no_mean(stack: tuple[str, ...]) -> list[str]:
-    """Defenses of the stack that replace the mean: the sensitivity of their result is not the bound over the cohort."""
+    """Defenses of the stack that replace the mean, or what is averaged, by something that compares clients.
+
+    The sensitivity of the result is then not the bound over the cohort: one client more or less changes which
+    neighbours others are averaged with, or how far others are clipped.
+    """
     found: list[str] = []
     for entry in entry_points(group="fedsec.defenses"):
         if entry.name in stack:
             plugin = entry.load()
-            if issubclass(plugin, Defense) and plugin.implements("aggregate"):
+            if issubclass(plugin, Defense) and (plugin.implements("aggregate") or plugin.implements("preaggregate")):
                 found.append(entry.name)
     return found
 

@@ -164,6 +164,13 @@ def test_refuses_rules_that_are_no_mean(setting: Settings, monkeypatch: pytest.M
     assert not ClientLevelDP().problems(setting(stack=("dp-client",)))
 
 
+@pytest.mark.parametrize("mixer", ["nnm", "bucketing", "arc"])
+def test_refuses_stages_that_mix_updates_before_the_mean(setting: Settings, mixer: str) -> None:
+    ((found, instead),) = ClientLevelDP().problems(setting(stack=("dp-client", mixer)))
+    assert f"{mixer} replaces the mean or what is averaged" in found
+    assert f"leave {mixer} out" in instead
+
+
 def test_under_encryption(context: Contexts, setting: Settings) -> None:
     """Clip, encrypt, sum, decrypt, noise: the same as in clear, to the resolution of the grid."""
     d, n = 300, 6
