@@ -101,3 +101,14 @@ def test_cosines_of_known_rows():
 def test_refuses_what_is_no_finite_matrix(rows, words):
     with pytest.raises(ValueError, match=words):
         geometry.check_rows(rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_are_finite_unless_an_entry_is_not(dtype):
+    largest = torch.finfo(dtype).max
+    rows = torch.ones(6, 5, dtype=dtype)
+    rows[1, 2], rows[2, 0], rows[3, 4] = torch.nan, torch.inf, -torch.inf
+    rows[4, :2] = torch.tensor([torch.inf, -torch.inf], dtype=dtype)
+    rows[5] = largest  # finite, though the sum of the row is not
+    assert geometry.finite_rows(rows).tolist() == [True, False, False, False, False, True]
+    assert geometry.finite_rows(rows[:1]).tolist() == [True]

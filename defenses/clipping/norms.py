@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from fedsec import geometry
 from fedsec.models.flat import Layout
 from fedsec.round_geometry import RoundGeometry, mixes
 
@@ -26,7 +27,7 @@ def clip_norms(updates: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     Returns:
         ``(n, d)`` clipped rows in the dtype of the input, and ``(n,)`` bool, which rows were scaled.
     """
-    norms = torch.linalg.vector_norm(updates, dim=1, dtype=torch.float64)
+    norms = geometry.row_norms(updates)
     clipped = norms > bound
     shrink = bound * (1.0 - 4.0 * torch.finfo(updates.dtype).eps)
     factors = torch.where(clipped, shrink / torch.clamp(norms, min=bound), 1.0)

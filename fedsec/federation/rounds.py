@@ -317,7 +317,7 @@ class Federation:
         bound: bool,
         heard: list[Tensor] | None = None,
     ) -> Iterator[tuple[tuple[int, ...], Payload]]:
-        """Accepted uploads of some clients; ``heard`` collects their rows: as sent, or as trained if those are sealed."""
+        """Accepted uploads; ``heard`` collects their rows as they were sent, or as trained if those are sealed."""
         accepted = acceptable(values, size=self.model.numel(), ledger=self.ledger)
         if not bool(accepted.any()):
             return

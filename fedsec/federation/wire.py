@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fedsec.geometry import row_norms
 from fedsec.protocol.events import EVENT_KIND_OF, Event, Topic
 from fedsec.protocol.payload import Payload, Plain
 
@@ -58,9 +59,8 @@ def acceptable(values: Tensor, *, size: int, ledger: Ledger) -> Tensor:
     if values.dim() != 2 or values.shape[1] != size:
         ledger.refuse("wrong shape", values.shape[0] if values.dim() else 1)
         return torch.zeros(values.shape[0] if values.dim() else 1, dtype=torch.bool)
-    norms = values.norm(dim=1)
-    nan = values.isnan().any(dim=1)
-    infinite = ~nan & ~norms.isfinite()
+    norms = row_norms(values)
+    nan, infinite = norms.isnan(), norms.isinf()
     huge = norms.isfinite() & (norms > MAX_NORM)
     for reason, rows in (("NaN", nan), ("Inf", infinite), ("huge norm", huge)):
         ledger.refuse(reason, int(rows.sum()))
