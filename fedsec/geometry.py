@@ -5,22 +5,23 @@ distances between nearly equal rows are right:
 
 - ``|a|^2 + |b|^2 - 2 a.b`` on raw rows cancels (in fp32, 9 % error for updates that are 0.3 % apart), so rows
   are centred first, and products are formed and summed in fp64, one chunk of coordinates at a time.
-- A finite but huge row moves the mean so far that centring on it destroys the distances between all others.
-  Rows are centred on the coordinate-wise median, which fewer than half of the rows cannot move.
+- A finite but huge row moves the mean so far that centring on it destroys the distances between all others. Rows are
+  centred on one of them, chosen so that fewer than half of the rows cannot push it away (`central_row`).
 
-Peak memory beside the input is ``O(n * CHUNK)``.
+What reads every number once (norms, weighted sums) works in the precision of the rows, where it errs by some units in
+the last place of what is summed. Peak memory beside input and output is ``O(n * CHUNK)``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 14
-"""Coordinates per chunk: an fp64 chunk of 50 rows is 6.5 MB, about a core's share of the cache."""
-
+CHUNK = 1 << 13
+"""Coordinates per chunk: an fp64 chunk of 50 rows is 3.3 MB, about a core's share of the cache."""
 SAMPLE = 1 << 12
 """Coordinates from which a central row is chosen."""
 
@@ -39,16 +40,19 @@ def check_rows(rows: Tensor, *, least: int = 1) -> None:
         raise ValueError(f"expected a float matrix (n, d) with d >= 1, got {rows.dtype} {tuple(rows.shape)}")
     if rows.shape[0] < least:
         raise ValueError(f"needs n >= {least} rows, got n = {rows.shape[0]}")
-    bad = (~finite_rows(rows)).nonzero().flatten().tolist()
-    if bad:
+    finite = finite_rows(rows)
+    if not bool(finite.all()):
+        bad = (~finite).nonzero().flatten().tolist()
         raise ValueError(f"rows {bad} hold NaN or infinity; drop them first")
 
 
 def finite_rows(rows: Tensor) -> Tensor:
     """Which rows hold neither NaN nor infinity: ``(n, d)`` to ``(n,)`` bool."""
     # a finite sum has finite terms, and costs a tenth of looking at each; one that overflowed says nothing
-    finite = torch.isfinite(rows.sum(dim=1))
-    return finite if bool(finite.all()) else torch.isfinite(rows).all(dim=1)
+    finite = torch.isfinite(rows.detach().sum(dim=1))
+    for row in (~finite).nonzero().flatten().tolist():
+        finite[row] = torch.isfinite(rows[row]).all()
+    return finite
 
 
 def spans(length: int) -> Iterator[slice]:
@@ -85,9 +89,10 @@ def coordinate_median(rows: Tensor) -> Tensor:
 def trimmed_mean(rows: Tensor, trim: int) -> Tensor:
     """Mean of each coordinate without its ``trim`` lowest and ``trim`` highest values, ``(n, d)`` to ``(d,)``."""
     n = rows.shape[0]
+    share = torch.full((n - 2 * trim,), 1.0 / (n - 2 * trim), dtype=torch.float64, device=rows.device)
     result = torch.empty(rows.shape[1], dtype=rows.dtype, device=rows.device)
     for span, ordered in sorted_coordinates(rows):
-        result[span] = ordered[:, trim : n - trim].double().mean(dim=1).to(rows.dtype)
+        result[span] = (ordered[:, trim : n - trim].double() @ share).to(rows.dtype)
     return result
 
 
@@ -117,38 +122,44 @@ def scale_rows(rows: Tensor, factors: Tensor) -> Tensor:
 
 
 def combine(rows: Tensor, coefficients: Tensor) -> Tensor:
-    """``sum_i c_i x_i`` with fp64 products and sums: ``(n, d)`` and ``(n,)`` to ``(d,)``."""
-    weights = coefficients.to(device=rows.device, dtype=torch.float64)
-    result = torch.empty(rows.shape[1], dtype=rows.dtype, device=rows.device)
-    for span in spans(rows.shape[1]):
-        result[span] = (weights @ rows[:, span].double()).to(rows.dtype)
-    return result
+    """``sum_i c_i x_i`` in the precision of the rows: ``(n, d)`` and ``(n,)`` to ``(d,)``."""
+    return combine_many(rows, coefficients.unsqueeze(0))[0]
 
 
 def combine_many(rows: Tensor, coefficients: Tensor) -> Tensor:
     """`combine` for several sets of coefficients at once: ``(n, d)`` and ``(m, n)`` to ``(m, d)``."""
-    weights = coefficients.to(device=rows.device, dtype=torch.float64)
+    if rows.dtype in (torch.float32, torch.float64):
+        weights = coefficients.to(device=rows.device, dtype=rows.dtype)
+        return weights @ rows.detach() if len(weights) > 1 else (weights[0] @ rows.detach()).unsqueeze(0)
+    weights = coefficients.to(device=rows.device, dtype=torch.float32)
     result = torch.empty(weights.shape[0], rows.shape[1], dtype=rows.dtype, device=rows.device)
     for span in spans(rows.shape[1]):
-        result[:, span] = (weights @ rows[:, span].double()).to(rows.dtype)
+        result[:, span] = (weights @ rows[:, span].detach().float()).to(rows.dtype)
     return result
 
 
 def gram(rows: Tensor, *, centre: Tensor | None = None) -> Tensor:
     """Inner products of all pairs of rows, less a centre: ``(n, d)`` to ``(n, n)`` fp64."""
-    n = rows.shape[0]
+    n, d = rows.shape
     total = torch.zeros(n, n, dtype=torch.float64, device=rows.device)
-    for span in spans(rows.shape[1]):
-        block = rows[:, span].double()
+    rows = rows.detach()
+    block = torch.empty(n, min(d, CHUNK), dtype=torch.float64, device=rows.device)
+    for span in spans(d):
+        part = block[:, : span.stop - span.start]
+        part.copy_(rows[:, span])
         if centre is not None:
-            block = block - centre[span].double()
-        total.addmm_(block, block.t())
+            part.sub_(centre[span])
+        if rows.device.type == "cpu":
+            # numpy sees that both factors are one matrix and computes half of the products
+            total += torch.from_numpy(np.matmul(part.numpy(), part.numpy().T))
+        else:
+            total.addmm_(part, part.t())
     return total
 
 
 def centred_gram(rows: Tensor) -> Tensor:
-    """`gram` about the coordinate-wise median."""
-    return gram(rows, centre=coordinate_median(rows))
+    """`gram` about `central_row`."""
+    return gram(rows, centre=central_row(rows))
 
 
 def squared_distances(products: Tensor) -> Tensor:
@@ -167,12 +178,19 @@ def cosines(products: Tensor) -> Tensor:
 
 def row_norms(rows: Tensor, *, centre: Tensor | None = None) -> Tensor:
     """Euclidean norm of each row, less a centre: ``(n, d)`` to ``(n,)`` fp64."""
+    rows = rows.detach()
+    if centre is None and rows.dtype == torch.float32:
+        norms = torch.linalg.vector_norm(rows, dim=1).double()
+        # outside of this range the squares of fp32 overflow or vanish
+        for row in ((norms > 1e15) | (norms < 1e-10)).nonzero().flatten().tolist():
+            norms[row] = torch.linalg.vector_norm(rows[row].double())
+        return norms
     total = torch.zeros(rows.shape[0], dtype=torch.float64, device=rows.device)
     for span in spans(rows.shape[1]):
         block = rows[:, span].double()
         if centre is not None:
             block = block - centre[span].double()
-        total += block.square().sum(dim=1)
+        total += torch.linalg.vector_norm(block, dim=1).square()
     return total.sqrt()
 
 

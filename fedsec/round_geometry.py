@@ -131,7 +131,7 @@ class RoundGeometry:
         return geometry.cosines(self.raw_gram)
 
     def combine(self, coefficients: Tensor) -> Tensor:
-        """``sum_i c_i x_i``: ``(n,)`` to ``(d,)``, with fp64 products and sums."""
+        """``sum_i c_i x_i``: ``(n,)`` to ``(d,)``, in the precision of the rows."""
         weights = coefficients.double()
         return geometry.combine(self._known, weights if self._mix is None else weights @ self._mix)
 

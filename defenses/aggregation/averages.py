@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fedsec import geometry
 from fedsec.round_geometry import RoundGeometry, weighs
 
 
@@ -32,5 +33,13 @@ def mean(U: Tensor, weights: Tensor | None = None) -> Tensor:
     Raises:
         ValueError: the matrix is not finite, or the weights are not of that kind.
     """
-    round_ = RoundGeometry(U)
-    return round_.combine(mean_coefficients(round_, weights=weights))
+    if weights is not None:
+        round_ = RoundGeometry(U)
+        return round_.combine(mean_coefficients(round_, weights=weights))
+    if U.dim() != 2 or not U.is_floating_point() or not U.numel():
+        geometry.check_rows(U)
+    result = geometry.combine(U, torch.full((U.shape[0],), 1.0 / U.shape[0], dtype=torch.float64))
+    if not bool(torch.isfinite(result.sum())):
+        # every row takes part, so that a bad one shows in the result, and one pass over the rows is enough
+        geometry.check_rows(U)
+    return result
