@@ -1,5 +1,5 @@
 """Sybil identities that carry a poisoning attack."""
 
-from .identities import decorrelated, noisy
+from .spreading import cautious, decorrelated, noisy
 
-__all__ = ["decorrelated", "noisy"]
+__all__ = ["cautious", "decorrelated", "noisy"]

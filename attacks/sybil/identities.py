@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -11,7 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedsec.data.examples import Examples
+from fedsec.data.examples import DatasetInfo, Examples
+from fedsec.protocol.drill import Drill
 from fedsec.protocol.facts import PublicFacts
 from fedsec.protocol.parties import Adversary, CoalitionView
 from fedsec.randomness import derive_seed
@@ -19,78 +19,24 @@ from fedsec.randomness import generator as make_generator
 from fedsec.threat import Capability, Knowledge, Paper, Stage, Taxonomy, ThreatModel
 
 from ..poisoning.label_flip import LabelFlip
+from .spreading import cautious, decorrelated, noisy
 
-Behaviour = Literal["identical", "noisy", "decorrelated"]
-
-
-def noisy(shared: Tensor, *, count: int, noise: float, generator: torch.Generator) -> Tensor:
-    """``count`` copies of an update with Gaussian noise that cancels in their sum.
-
-    Args:
-        shared: ``(d,)``.
-        count: identities ``k``.
-        noise: expected norm of the noise of one copy, in norms of ``shared``.
-        generator: of the noise.
-
-    Returns:
-        ``(k, d)`` whose mean is ``shared``; for ``k = 1`` there is nothing to cancel against, and no noise.
-    """
-    rows = shared.unsqueeze(0).repeat(count, 1)
-    if count < 2:
-        return rows
-    draw = torch.randn(count, shared.numel(), generator=generator, dtype=torch.float32).to(shared.device)
-    draw -= draw.mean(dim=0)
-    # centring leaves 1 - 1/k of the variance
-    scale = noise * float(torch.linalg.vector_norm(shared.double())) / math.sqrt(shared.numel() * (1.0 - 1.0 / count))
-    return rows + (scale * draw).to(shared.dtype)
-
-
-def decorrelated(shared: Tensor, *, directions: Tensor, similarity: float) -> Tensor:
-    """Copies of an update that are spread until their pairwise cosine is ``similarity``; the spread cancels in the sum.
-
-    The copies are ``shared + r e_i`` with the corners ``e_i`` of a regular simplex that is orthogonal to ``shared``:
-    ``cos = (|s|^2 - r^2 / (k - 1)) / (|s|^2 + r^2)`` fixes ``r``. The lower the cosine, the longer the copies, which is
-    what the evasion costs.
-
-    Args:
-        shared: ``(d,)``.
-        directions: ``(k, d)`` linearly independent rows, ``k < d``; the same row for the same identity in
-            every round keeps accumulated updates apart too.
-        similarity: in [0, 1].
-
-    Returns:
-        ``(k, d)`` whose mean is ``shared``; without spread for ``k = 1`` or if ``shared`` is zero.
-
-    Raises:
-        ValueError: ``similarity`` is not in [0, 1], or not ``k < d``.
-    """
-    count, size = directions.shape
-    if not 0.0 <= similarity <= 1.0:
-        raise ValueError(f"similarity must be in [0, 1], got {similarity}")
-    if count >= size:
-        raise ValueError(f"{count} identities need more than {count} parameters to spread in, got {size}")
-    norm = float(torch.linalg.vector_norm(shared.double()))
-    rows = shared.unsqueeze(0).repeat(count, 1)
-    if count < 2 or norm == 0.0:
-        return rows
-    unit = shared.double() / norm
-    spread = directions.double()
-    spread = spread - (spread @ unit).unsqueeze(1) * unit
-    basis: Tensor = torch.linalg.qr(spread.t()).Q.t()
-    corners = (basis - basis.mean(dim=0)) / math.sqrt(1.0 - 1.0 / count)
-    radius = norm * math.sqrt((1.0 - similarity) / (similarity + 1.0 / (count - 1)))
-    return rows + (radius * corners).to(shared.dtype)
+Behaviour = Literal["identical", "own", "noisy", "decorrelated", "cautious"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sybil(Adversary):
     """Extra identities that amplify a poisoning attack.
 
-    Sybils share the (poisoned) data of the controlled clients. The whole coalition, controlled clients
-    included, sends one update, the mean of what the carried attack made for the controlled clients, in one of
-    three ways: ``identical``; ``noisy``, with noise that cancels in the sum; ``decorrelated``, spread until any
-    two of its updates have the cosine ``similarity``, in directions that stay with an identity over the rounds, against
-    rules that look for Sybils. Judge, goal and taxonomy are those of the carried attack. The
+    Sybils share the (poisoned) data of the controlled clients, or public data if there are none. Either each identity
+    sends what the carried attack made for it (``own``), or the coalition sends one update, the mean of what
+    the carried attack made for the controlled clients, in one of three ways: ``identical``; ``noisy``, with noise
+    that cancels in the sum; ``decorrelated``, spread until any two of its updates have the cosine ``similarity``, in
+    directions that stay with an identity over the rounds, against rules that look for Sybils. ``cautious``
+    identities send their own updates as long as the sums of what they sent stay below that cosine, and noise of
+    their own in the other rounds. Where they take turns, those whose turn it is not behave like honest clients.
+
+    Judge, goal, probe, taxonomy and knowledge are those of the carried attack, and so is how its clients train. The
     parameter ``fraction`` of the carried attack is not used.
     """
 
@@ -108,7 +54,16 @@ class Sybil(Adversary):
     noise: Annotated[
         float, Field(gt=0.0, description="Norm of the noise of a noisy update, in norms of the shared update")
     ] = 0.1
-    similarity: Annotated[float, Field(ge=0.0, le=1.0, description="Cosine between any two decorrelated updates")] = 0.2
+    similarity: Annotated[
+        float,
+        Field(
+            ge=0.0, le=1.0, description="Cosine between any two decorrelated updates, or limit of cautious identities"
+        ),
+    ] = 0.2
+    turns: Annotated[
+        int, Field(ge=1, description="Groups of identities that take turns, one group a round; 1: all attack always")
+    ] = 1
+    joins: Annotated[int, Field(ge=0, description="Round in which the added identities join, counted from 0")] = 0
 
     name: ClassVar[str] = "sybil"
     summary: ClassVar[str] = (
@@ -119,7 +74,7 @@ class Sybil(Adversary):
         title="The Limitations of Federated Learning in Sybil Settings",
         authors="Fung, Yoon, Beschastnikh",
         venue="RAID 2020",
-        where="sections 3 and 7 (Sybils, perturbed Sybils)",
+        where="sections 3 and 7 (Sybils, perturbed Sybils, intelligent perturbation)",
     )
     # No framework has a word for Sybils: an instance puts the carried attack's identifiers before these.
     taxonomy: ClassVar[tuple[Taxonomy, ...]] = (
@@ -130,8 +85,8 @@ class Sybil(Adversary):
     threat: ClassVar[ThreatModel] = ThreatModel(
         story="One adversary joins under many names, so that its poisoned updates outvote the others",
         position="client",
-        # for omniscient carried attacks; handed over only if the carried attack's `omniscient` is true
-        knowledge=frozenset({Knowledge.HONEST_UPDATES}),
+        # for carried attacks that use them; handed over only if the carried attack declares and uses them
+        knowledge=frozenset({Knowledge.HONEST_UPDATES, Knowledge.AGGREGATION_RULE, Knowledge.LOCAL_TRAINING}),
         capabilities=frozenset({Capability.IDENTITIES, Capability.TRAINING_DATA_CONTROL, Capability.MODEL_CONTROL}),
         stage=Stage.TRAINING,
     )
@@ -141,28 +96,58 @@ class Sybil(Adversary):
     def __post_init__(self) -> None:
         if isinstance(self.carries, Sybil):
             raise ValueError("sybil carries a poisoning attack, not another sybil")
+        if self.carries.identities or self.carries.flips_coins or self.carries.wants:
+            raise ValueError(f"sybil carries a poisoning attack, which {self.carries.name} is not")
         # the class has to name a judge and identifiers; an instance has those of what it carries
         object.__setattr__(self, "judge", self.carries.judge)
         accounts = tuple(entry for entry in Sybil.taxonomy if entry.id)
         object.__setattr__(self, "taxonomy", (*self.carries.taxonomy, *accounts))
+        object.__setattr__(self, "adaptive_to", self.carries.adaptive_to)
 
     @property
     def carried(self) -> Adversary:
         """The attack that it carries."""
         return self.carries
 
+    def knows(self) -> frozenset[Knowledge]:
+        """What the carried attack uses."""
+        return self.carries.knows()
+
+    def acts(self, round_index: int, place: int) -> bool:
+        """Whether the carried attack acts and it is the identity's turn."""
+        return place % self.turns == round_index % self.turns and self.carries.acts(round_index, place)
+
+    def attends(self, round_index: int) -> tuple[int, ...]:
+        """Whom the carried attack is sure to have in the cohort."""
+        return self.carries.attends(round_index)
+
     def poison(self, shard: Examples, facts: PublicFacts, *, generator: torch.Generator) -> Examples:
         """What the carried attack trains on."""
         return self.carries.poison(shard, facts, generator=generator)
 
+    def poison_at(self, place: int, shard: Examples, facts: PublicFacts, *, generator: torch.Generator) -> Examples:
+        """What the carried attack's client at this place trains on."""
+        return self.carries.poison_at(place, shard, facts, generator=generator)
+
+    def train(self, drill: Drill, facts: PublicFacts, *, generator: torch.Generator) -> Tensor:
+        """How the carried attack trains."""
+        return self.carries.train(drill, facts, generator=generator)
+
+    def probe(self, test: Examples, info: DatasetInfo) -> Examples | None:
+        """What the carried attack wants of the model."""
+        return self.carries.probe(test, info)
+
     def craft(self, coalition: CoalitionView, facts: PublicFacts, *, generator: torch.Generator) -> Tensor:
-        """One update for all identities, ``(k, d)``, spread according to ``behaviour``."""
+        """The updates of all identities, ``(k, d)``, alike according to ``behaviour``."""
         rows = self.carries.craft(coalition, facts, generator=generator)
+        if self.behaviour == "own":
+            return rows
+        if self.behaviour == "cautious":
+            return self._cautious(rows, coalition, generator=generator)
         real = rows[~coalition.is_sybil]
         shared = (real if len(real) else rows).mean(dim=0)
-        count = len(coalition.clients)
         if self.behaviour == "noisy":
-            return noisy(shared, count=count, noise=self.noise, generator=generator)
+            return noisy(shared, count=len(rows), noise=self.noise, generator=generator)
         if self.behaviour == "decorrelated":
             directions = self._directions(coalition, size=shared.numel(), generator=generator).to(shared.device)
             return decorrelated(shared, directions=directions, similarity=self.similarity)
@@ -171,6 +156,16 @@ class Sybil(Adversary):
     def goal(self) -> Mapping[str, int]:
         """The goal of the carried attack."""
         return self.carries.goal()
+
+    def _cautious(self, rows: Tensor, coalition: CoalitionView, *, generator: torch.Generator) -> Tensor:
+        """See `cautious`; counts the rounds, and those in which they attacked, in the coalition's state."""
+        directions = self._directions(coalition, size=rows.shape[1], generator=generator).to(rows.device)
+        state, before = coalition.state, remembered(coalition, like=rows)
+        sent, attacks = cautious(rows, before, directions=directions, similarity=self.similarity)
+        state["sent"][[state["senders"].tolist().index(client) for client in coalition.clients]] += sent
+        for name, add in (("rounds", True), ("rounds attacked", attacks)):
+            state[name] = state.get(name, torch.zeros(1, dtype=torch.int64)) + int(add)
+        return sent
 
     @staticmethod
     def _directions(coalition: CoalitionView, *, size: int, generator: torch.Generator) -> Tensor:
@@ -183,3 +178,16 @@ class Sybil(Adversary):
             for client in coalition.clients
         ]
         return torch.stack(draws)
+
+
+def remembered(coalition: CoalitionView, *, like: Tensor) -> Tensor:
+    """Sums of what each identity of the round sent before, ``(k, d)``; ``state["senders"]`` names the rows kept."""
+    state = coalition.state
+    known = state.setdefault("senders", torch.empty(0, dtype=torch.int64))
+    sent = state.setdefault("sent", like.new_zeros(0, like.shape[1]))
+    fresh = [client for client in coalition.clients if client not in set(known.tolist())]
+    if fresh:
+        state["senders"] = known = torch.cat([known, torch.tensor(fresh)])
+        state["sent"] = sent = torch.cat([sent, sent.new_zeros(len(fresh), sent.shape[1])])
+    place = {client: row for row, client in enumerate(known.tolist())}
+    return sent[[place[client] for client in coalition.clients]]
