@@ -72,7 +72,7 @@ class NearestNeighborMixing(Defense):
         f = tolerated(context, wanted, most=_most(len(clients)))
         return cohort.mixed(rules.nearest_neighbor_mixing_matrix(cohort.geometry, f=f))
 
-    def step(self, n: int) -> Callable[[Tensor], Tensor]:
+    def row_function(self, n: int) -> Callable[[Tensor], Tensor]:
         """`nearest_neighbor_mixing`."""
         f = min(assumed(n, f=self.f, fraction=self.fraction), _most(n))
         return partial(rules.nearest_neighbor_mixing, f=f)
@@ -175,7 +175,7 @@ class AdaptiveClipping(Defense):
         exclude(context, clients, kept == 0.0)
         return cohort.mixed(matrix)
 
-    def step(self, n: int) -> Callable[[Tensor], Tensor]:
+    def row_function(self, n: int) -> Callable[[Tensor], Tensor]:
         """`adaptive_clipping`."""
         f = min(assumed(n, f=self.f, fraction=self.fraction), _most(n))
         return partial(rules.adaptive_clipping, f=f)

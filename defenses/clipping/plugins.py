@@ -105,7 +105,7 @@ class ClipNorm(_Clip):
         """See `clip_norms`."""
         return clip_norms(updates, self.c)
 
-    def step(self, n: int) -> Callable[[Tensor], Tensor]:
+    def row_function(self, n: int) -> Callable[[Tensor], Tensor]:
         """See `shortened`."""
         return partial(shortened, bound=self.c)
 

@@ -33,7 +33,8 @@ def evaluate(model: FlatModel, vector: Tensor, examples: Examples, *, batch: int
     dtype = vector.dtype
     # images lie as a CPU convolves and pools them without reordering
     images = examples.x.dim() == 4 and any(isinstance(part, nn.Conv2d) for part in module.modules())
-    module = module.to(memory_format=torch.channels_last) if images else module
+    if images:
+        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     predictions: list[Tensor] = []
     losses: list[Tensor] = []
     for start in range(0, len(examples), batch):

@@ -56,8 +56,8 @@ class Rehearsal:
 
     def function(self, n: int) -> Callable[[Tensor], Tensor] | None:
         """The same of ``n`` updates as one pure function, which may have a coefficient form; ``None`` if it is more."""
-        arriving = [d.step(n) for d in self._stack if d.implements("receive") and acts_on_arrival(d)]
-        mixing = [d.step(n) for d in self._stack if d.implements("preaggregate")]
+        arriving = [d.row_function(n) for d in self._stack if d.implements("receive") and acts_on_arrival(d)]
+        mixing = [d.row_function(n) for d in self._stack if d.implements("preaggregate")]
         last = aggregator(self._stack)
         rule = None if last is None else last.function(n)
         steps = [step for step in (*arriving, *mixing) if step is not None]

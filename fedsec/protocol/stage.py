@@ -170,7 +170,7 @@ class Defense(Plugin):
         """Its aggregation of ``n`` rows as a pure function ``(n, d) -> (d,)``; ``None`` if it has memory or secrets."""
         return None
 
-    def step(self, n: int) -> Callable[[Tensor], Tensor] | None:
+    def row_function(self, n: int) -> Callable[[Tensor], Tensor] | None:
         """What its `receive` or `preaggregate` makes of ``n`` rows, as a pure function ``(n, d) -> (m, d)``."""
         return None
 
