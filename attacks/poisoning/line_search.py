@@ -6,6 +6,7 @@ stronger one. This one is here because published tables were measured with it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from fedsec import geometry
 from fedsec.protocol.facts import PublicFacts
 from fedsec.protocol.parties import Adversary, CoalitionView
 from fedsec.threat import Capability, Knowledge, Paper, Stage, Taxonomy, ThreatModel
@@ -63,6 +65,7 @@ def line_search(
     evaluations: int = 20,
     first: float = 10.0,
     ratio: float = 0.8,
+    reach: float = math.inf,
 ) -> Tensor:
     """``-tau * mean(H)`` or ``mean(H) - tau * std(H)`` with the ``tau >= 0`` by which a short search harms a rule most.
 
@@ -78,6 +81,7 @@ def line_search(
         evaluations: trials.
         first: first step of ``tau``.
         ratio: by which steps shrink, in (0, 1).
+        reach: longest push that counts as a gain, in radii: the larger of ``max_i |x_i - mean|`` and ``|mean|``.
 
     Raises:
         ValueError: fewer than two rows, not finite, or not ``0 < f < n``. What the rule raises passes through.
@@ -87,9 +91,11 @@ def line_search(
     # mean + gamma * push: tau * mean is reached from the mean by 1 + tau
     push, offset = (-mean, 1.0) if direction == "mean" else (-deviation_of(H), 0.0)
     damage = damage_of(rule, Line(H, mean, (push,), copies=f))
+    radius = float(torch.cat([geometry.row_norms(H, centre=mean), geometry.row_norms(mean.unsqueeze(0))]).max())
+    longest = reach * radius / max(float(geometry.row_norms(push.unsqueeze(0))), torch.finfo(torch.float64).tiny)
 
     def value(tau: float) -> float:
-        return damage.of(0, [offset + tau], rough=False)[0]
+        return damage.of(0, [offset + tau], rough=False)[0] if offset + tau <= longest else -math.inf
 
     tau = climb(value, evaluations=evaluations, first=first, ratio=ratio)
     return mean + (offset + tau) * push
@@ -111,6 +117,12 @@ class LineSearch(Adversary):
     evaluations: Annotated[int, Field(ge=2, le=1000, description="Trials of the rule per round")] = 20
     first: Annotated[float, Field(gt=0.0, description="First step of the strength, in means or in deviations")] = 10.0
     ratio: Annotated[float, Field(gt=0.0, lt=1.0, description="Factor by which steps shrink after the peak")] = 0.8
+    reach: Annotated[
+        float,
+        Field(
+            gt=0.0, le=1e8, description="Longest push, in radii of the honest updates: against a rule without a bound"
+        ),
+    ] = 1e3
 
     name: ClassVar[str] = "line-search"
     summary: ClassVar[str] = "IPM or ALIE whose strength a short search picks against the server's own rule"
@@ -151,5 +163,6 @@ class LineSearch(Adversary):
             evaluations=self.evaluations,
             first=self.first,
             ratio=self.ratio,
+            reach=self.reach,
         )
         return vector.to(coalition.own).expand_as(coalition.own).clone()

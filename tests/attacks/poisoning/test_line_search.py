@@ -70,6 +70,11 @@ def test_a_rule_without_a_bound_is_pushed_as_far_as_the_trials_reach():
     rows = torch.randn(6, 4, generator=generator(0))
     # 10 + 20 + ... + 10 * 2^18
     torch.testing.assert_close(line_search(rows, mean, f=2, n=8), -(10.0 * (2**19 - 1)) * rows.mean(dim=0))
+    centre = rows.mean(dim=0)
+    radius = max(float((rows - centre).norm(dim=1).max()), float(centre.norm()))
+    for direction in ("mean", "std"):
+        near = line_search(rows, mean, f=2, n=8, direction=direction, reach=100.0) - centre
+        assert 50 * radius < float(near.norm()) <= 100 * radius * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("direction", ["mean", "std"])
