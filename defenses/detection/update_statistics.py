@@ -1,4 +1,4 @@
-"""A detector that drops updates whose statistics stand out, then takes the mean of the rest."""
+"""A detector that drops updates whose statistics stand out."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 
-from fedsec import geometry
-from fedsec.protocol.payload import Plain
 from fedsec.protocol.stage import Cohort, Defense, Guarantee, RoundContext, Setting
 from fedsec.threat import Paper
 
-from ..aggregation.rounds import exclude, gather, nothing, one_row
 from .features import Method, outlier_scores, select_outliers
+from .filtering import accuse, read, without
 
 THRESHOLDS: dict[Method, float] = {"mad": 5.0, "pca": 5.0, "isolation-forest": 0.6}
 LEAST = 4
@@ -25,8 +23,8 @@ LEAST = 4
 class UpdateStatistics(Defense):
     """Anomaly detection on update statistics.
 
-    The mean of what is kept is weighted like the plain mean (by examples, if the federation does). Scores are
-    relative to the round; nothing is learned over rounds. The forest finds single outliers; attackers that
+    What is kept goes on to the stack's rule, or to the plain mean. Scores are relative to the round; nothing is
+    learned over rounds. The forest finds single outliers; attackers that
     send one vector form a cluster and mask each other (30 % of ``ipm`` pass it, and none passes ``mad`` or ``pca``).
     """
 
@@ -51,7 +49,7 @@ class UpdateStatistics(Defense):
 
     name: ClassVar[str] = "update-statistics"
     summary: ClassVar[str] = (
-        "Drops updates whose norm, direction, signs or distances stand out, and averages the others"
+        "Drops updates whose norm, direction, signs or distances stand out, and passes on the others"
     )
     family: ClassVar[str] = "anomaly detection"
     paper: ClassVar[Paper | None] = Paper(
@@ -67,6 +65,7 @@ class UpdateStatistics(Defense):
         "and honest clients with unusual data are dropped",
     )
     cost: ClassVar[str] = "n^2 d per round; honest updates that it drops"
+    revision: ClassVar[int] = 2
 
     def problems(self, setting: Setting) -> tuple[tuple[str, str], ...]:
         """A handful of updates has no statistics."""
@@ -75,23 +74,18 @@ class UpdateStatistics(Defense):
         found = f"update-statistics compares at least {LEAST} updates per round, and the cohort is {setting.cohort:g}"
         return ((found, f"use a cohort of {LEAST} or more"),)
 
-    def aggregate(self, cohort: Cohort, context: RoundContext) -> Plain:
-        """The weighted mean of the updates that are kept; reports how many were dropped and the largest score."""
-        clients, payload = gather(cohort, context)
+    def preaggregate(self, cohort: Cohort, context: RoundContext) -> Cohort:
+        """The updates that are kept; reports every score, how many were dropped and the largest score."""
+        clients, payload, finite = read(cohort, context)
         n = len(clients)
-        if n == 0:
-            return nothing(context, clients, payload)
-        dropped = torch.zeros(n, dtype=torch.bool)
-        if n >= LEAST:
-            seed = int(torch.randint(1 << 31, (1,), generator=context.generator("forest")))
-            scores = outlier_scores(payload.values, method=self.method, seed=seed)
-            threshold = THRESHOLDS[self.method] if self.threshold is None else self.threshold
-            dropped = select_outliers(scores, threshold=threshold, most=int(self.max_drop * n + 1e-9))
-            context.report["largest score"] = float(scores.max())
-        exclude(context, clients, dropped)
-        weights = payload.weights.double() * (~dropped).to(payload.weights.device)
-        total = weights.sum()
-        if not float(total) > 0:
-            return nothing(context, clients, payload)
-        context.report["selected"] = float(n - int(dropped.sum()))
-        return one_row(geometry.combine(payload.values, weights / total), total.to(payload.weights.dtype))
+        if n < LEAST:
+            context.report["selected"] = float(n)
+            return finite
+        seed = int(torch.randint(1 << 31, (1,), generator=context.generator("forest")))
+        scores = outlier_scores(payload.values, method=self.method, seed=seed)
+        threshold = THRESHOLDS[self.method] if self.threshold is None else self.threshold
+        context.report["largest score"] = float(scores.max())
+        accuse(context, clients, scores)
+        return without(
+            finite, select_outliers(scores, threshold=threshold, most=int(self.max_drop * n + 1e-9)), context
+        )

@@ -32,7 +32,7 @@ def run(defense, values, number=0):
         round=number, rounds=5, clients=(), layout=layout, population=20, cohort=20.0, sampling="all", seed=1
     )
     payload = Plain(values, torch.arange(1.0, len(values) + 1))
-    return defense.aggregate(Cohort([(tuple(range(len(values))), payload)]), context), context.report
+    return defense.preaggregate(Cohort([(tuple(range(len(values))), payload)]), context), context.report
 
 
 def test_features_of_known_updates():
@@ -90,10 +90,13 @@ def test_catches_updates_that_stand_out_and_keeps_the_others(method, attack):
         assert caught
     assert len(dropped - caught) <= 3
     kept = [row for row in range(20) if row not in dropped]
-    weights = torch.arange(1.0, 21.0)[kept]
-    torch.testing.assert_close(result.values[0], (weights @ U[kept]) / weights.sum(), rtol=1e-5, atol=1e-5)
-    assert result.weights.tolist() == [float(weights.sum())]
+    names, payload = result.matrix()
+    assert names == tuple(kept)
+    assert torch.equal(payload.values, U[kept])
+    assert payload.weights.tolist() == [row + 1.0 for row in kept]
     assert report["selected"] == len(kept)
+    scores = {row: report[f"score:{row}"] for row in range(20)}
+    assert min(scores[row] for row in dropped) >= max(scores[row] for row in kept)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -132,4 +135,4 @@ def test_identical_updates_and_tiny_cohorts_lose_nobody():
 def test_the_forest_is_deterministic():
     first, _ = run(UpdateStatistics(method="isolation-forest"), honest())
     second, _ = run(UpdateStatistics(method="isolation-forest"), honest())
-    assert torch.equal(first.values, second.values)
+    assert torch.equal(first.matrix()[1].values, second.matrix()[1].values)
