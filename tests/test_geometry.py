@@ -112,3 +112,67 @@ def test_rows_are_finite_unless_an_entry_is_not(dtype):
     rows[5] = largest  # finite, though the sum of the row is not
     assert geometry.finite_rows(rows).tolist() == [True, False, False, False, False, True]
     assert geometry.finite_rows(rows[:1]).tolist() == [True]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_inputs_are_never_changed(dtype):
+    rows = normal(7, 300).to(dtype)
+    before = rows.clone()
+    geometry.centred_gram(rows)
+    geometry.gram(rows, centre=rows[1])
+    geometry.row_norms(rows)
+    geometry.row_norms(rows, centre=rows[1])
+    geometry.mean_around_median(rows, 4)
+    geometry.trimmed_mean(rows, 2)
+    geometry.scale_rows(rows, torch.full((7,), 0.5, dtype=torch.float64))
+    geometry.combine(rows, torch.ones(7))
+    geometry.finite_rows(rows)
+    assert torch.equal(rows, before)
+
+
+@given(n=st.integers(1, 9), seed=st.integers(0, 99), ties=st.booleans(), huge=st.booleans())
+@settings(deadline=None, max_examples=40)
+def test_mean_around_median_equals_the_definition(n, seed, ties, huge):
+    rows = normal(n, 11, seed=seed)
+    rows = (2 * rows).round() if ties else rows
+    if huge and n > 2:
+        rows[0] = -1e30
+    for count in range(1, n + 1):
+        truth = []
+        for column in rows.double().numpy().T:
+            # nearest first; of two at one distance the lower
+            order = sorted(column, key=lambda value: (abs(value - np.median(column)), value))
+            truth.append(np.mean(order[:count]))
+        np.testing.assert_allclose(geometry.mean_around_median(rows, count).numpy(), truth, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-12, 1.0, 1e25])
+def test_norms_of_any_size(size):
+    rows = normal(4, 50) * size
+    np.testing.assert_allclose(
+        geometry.row_norms(rows).numpy(), np.linalg.norm(rows.double().numpy(), axis=1), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        geometry.row_norms(rows, centre=rows[0]).numpy(),
+        np.linalg.norm(rows.double().numpy() - rows[0].double().numpy(), axis=1),
+        rtol=1e-12,
+    )
+    assert float(geometry.row_norms(torch.zeros(1, 3))) == 0.0
+
+
+def test_a_sum_that_overflows_is_finite_all_the_same():
+    rows = torch.full((3, 4), 3e38)
+    rows[1, 2] = float("inf")
+    rows[2] = -rows[2]
+    assert geometry.finite_rows(rows).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_combinations_keep_the_type(dtype):
+    rows, share = normal(5, 40).to(dtype), torch.rand(3, 5, generator=generator(1), dtype=torch.float64)
+    found = geometry.combine_many(rows, share)
+    assert found.dtype == dtype
+    tolerance = 4 * torch.finfo(dtype).eps
+    np.testing.assert_allclose(
+        found.double().numpy(), (share @ rows.double()).numpy(), rtol=tolerance, atol=5 * tolerance
+    )
