@@ -164,21 +164,38 @@ def roc(series: Sequence[Series], *, title: str, smallest: float) -> Chart:
         title: what it is.
         smallest: lowest rate drawn; lower ones lie on the frame.
     """
-    width, height, frame = 340, 300, (50.0, 12.0, 320.0, 258.0)
-    across = Scale(smallest, 1.0, frame[0], frame[2], log=True)
-    down = Scale(smallest, 1.0, frame[3], frame[1], log=True)
+    across = Scale(smallest, 1.0, _ROC[0], _ROC[2], log=True)
+    down = Scale(smallest, 1.0, _ROC[3], _ROC[1], log=True)
     decades = range(math.ceil(math.log10(smallest) - 1e-9), 1)
     x_ticks = tuple(Tick(across.place(10.0**k), _tick_label(10.0**k, "share")) for k in decades)
     y_ticks = tuple(Tick(down.place(10.0**k), _tick_label(10.0**k, "share")) for k in decades)
-    caught = "; ".join(
-        f"{s.name} {quantity(_at(s, 0.01), 'share')} true positives at 1% false positives" for s in series if s.x
-    )
-    diagonal = f"M{frame[0]} {frame[3]}L{frame[2]} {frame[1]}"
     shown = [Series(s.name, *_visible(s, smallest)) for s in series]
+    return _roc_chart(series, _lines(shown, across, down, "share", "share"), x_ticks, y_ticks, title, 0.01)
+
+
+def plain_roc(series: Sequence[Series], *, title: str) -> Chart:
+    """A ROC chart on linear axes, for samples too small to resolve low rates."""
+    across, down = Scale(0.0, 1.0, _ROC[0], _ROC[2]), Scale(0.0, 1.0, _ROC[3], _ROC[1])
+    lines = _lines(series, across, down, "share", "share")
+    return _roc_chart(series, lines, axis(across, "share"), axis(down, "share"), title, 0.05)
+
+
+_ROC = (50.0, 12.0, 320.0, 258.0)
+
+
+def _roc_chart(
+    series: Sequence[Series], lines: tuple[Line, ...], x_ticks: tuple[Tick, ...], y_ticks: tuple[Tick, ...],
+    title: str, rate: float,
+) -> Chart:  # fmt: skip
+    caught = "; ".join(
+        f"{s.name} {quantity(_at(s, rate), 'share')} true positives at {rate:.0%} false positives"
+        for s in series
+        if s.x
+    )
+    diagonal = f"M{_ROC[0]} {_ROC[3]}L{_ROC[2]} {_ROC[1]}"
     return Chart(
-        width, height, frame, x_ticks, y_ticks, "false-positive rate", "true-positive rate",
-        _lines(shown, across, down, "share", "share"), diagonal, title, caught,
-    )  # fmt: skip
+        340, 300, _ROC, x_ticks, y_ticks, "false-positive rate", "true-positive rate", lines, diagonal, title, caught
+    )
 
 
 def bar(value: float | None, largest: float, width: float = 90.0) -> float:

@@ -95,7 +95,7 @@ def _cost(audit: Audit, anchors: Anchors, stack: str, largest: Mapping[str, floa
             length=bar(value, 1.0) if unit == "share" else 0.0,
         ),
         drop=points(drop_of(used), unit),
-        drop_span=_loss_span(number_of(lost, "low"), number_of(lost, "high"), unit),
+        drop_span=loss_span(number_of(lost, "low"), number_of(lost, "high"), unit),
         loss=significant(number_of(used, "loss")),
         upload=Meter(text=size(upload), more=_factor(used, "ratio_upload"), length=bar(upload, largest[_BARS[0]])),
         download=size(number_of(used, "download_bytes_per_client_round")),
@@ -183,7 +183,7 @@ def _cell_reason(audit: Audit, attack: str, stack: str) -> str:
     return next((reason for reason in said if reason), "")
 
 
-def _loss_span(low: float | None, high: float | None, unit: str) -> str:
+def loss_span(low: float | None, high: float | None, unit: str) -> str:
     """The interval of a loss as one of signed changes, the worse end first."""
     if low is None or high is None:
         return ""

@@ -6,28 +6,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .charts import Chart, Scale, Series, Strip, Tick, axis, curves, domain, roc, strip
+from .advice import caveats, helps, ranged
+from .charts import Chart, Scale, Series, Strip, Tick, axis, curves, domain, plain_roc, roc, strip
+from .costs import loss_span
+from .detection import Detection, detection
 from .document import Audit, headline, number_of, rows, score_of, table, texts
 from .exhibits import Gallery, galleries
-from .format import among, brief, flow, interval, pairs, points, quantity
+from .format import brief, flow, pairs, points, quantity
 from .images import Budget
 from .ledger import Ledger, ledgers
-from .overview import Anchors, Cell, make_cell, price, status_words
+from .overview import Anchors, Cell, make_cell
 from .sentences import Reading, readings
 from .severity import (
     STATUSES,
-    advantage,
     badness,
     category_of,
-    control_failed,
     measured,
-    needs_adaptive_caveat,
-    rank,
-    settled,
 )
+from .shares import compromised
 
 STRIP = (8.0, 272.0)
 MOST_EXPOSED = 5
+LINE_STYLES = 6
+"""Lines of one chart that can be told apart."""
+NAMES = {"accuracy_drop": "attack impact (accuracy drop)"}
+"""Metrics that the literature calls otherwise."""
 MOST_CURVES = 12
 """Small charts of one attack; the curves of further stacks are in the result file only."""
 
@@ -69,6 +72,8 @@ class Section:
     galleries: tuple[Gallery, ...]
     readings: tuple[Reading, ...]
     roc: Chart | None
+    compromised: str
+    detection: Detection | None
     curves: tuple[tuple[str, Chart], ...]
     curves_left_out: int
     exposed: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
@@ -97,6 +102,7 @@ def _section(audit: Audit, anchors: Anchors, attack: str, shown: tuple[Gallery, 
     taxonomy = {(t.get("framework"), t.get("id")): t for f in (entry, *found.values()) for t in rows(f, "taxonomy")}
     paper = table(entry, "paper")
     charts = _curves(attack, found)
+    active = bool(entry.get("active")) and not entry.get("observes")
     return Section(
         label=attack,
         anchor=anchors.attack(attack),
@@ -112,12 +118,14 @@ def _section(audit: Audit, anchors: Anchors, attack: str, shown: tuple[Gallery, 
         ledgers=ledgers(audit, attack),
         galleries=shown,
         readings=readings(audit, attack),
-        roc=_roc(audit, attack, found),
+        roc=_suspicion(attack, found) if active else _roc(audit, attack, found),
+        compromised=compromised(audit, attack),
+        detection=detection(attack, found) if active else None,
         curves=charts[:most_curves],
         curves_left_out=len(charts[most_curves:]),
         exposed=_exposed(audit, found),
-        helps=_helps(audit, attack, found),
-        caveats=_caveats(audit, attack, found),
+        helps=helps(audit, attack, found),
+        caveats=caveats(audit, attack, found),
         taxonomy=tuple(t for t in taxonomy.values() if t.get("id") and t.get("strength") != "none"),
         unnamed=tuple(dict.fromkeys(str(t.get("framework")) for t in taxonomy.values() if not t.get("id"))),
         paper=", ".join(str(paper[k]) for k in ("title", "authors", "venue", "where") if paper.get(k)),
@@ -157,32 +165,24 @@ def _evidence(audit: Audit, anchors: Anchors, attack: str, stack: str, scale: Sc
     reason, has_detail = brief(str(finding.get("reason") or STATUSES.get(str(finding.get("status")), "")))
     scored, accuracy, in_unit = score_of(table(finding, "utility"))
     honest = score_of(audit.utilities.get(stack, {}))[1]
-    shown = _ranged(accuracy, in_unit)
+    shown = ranged(accuracy, in_unit)
     others = [(n, m) for n, m in table(finding, "metrics").items() if n != name and isinstance(m, Mapping)]
     return Evidence(
         stack=stack,
         stack_anchor=anchors.stack(stack),
         cell=make_cell(audit, anchors, attack, stack),
         strip=strip(scale, value, low, high, floor, ceiling, unit) if measured(finding) and value is not None else None,
-        advantage=_ranged(metric, "share", "advantage"),
+        advantage=ranged(metric, "share", "advantage"),
         n=str(metric["n"]) if metric.get("n") is not None else "",
         seeds=tuple((seed, quantity(v, unit)) for seed, v in table(finding, "by_seed").items()),
         accuracy=shown if scored == "accuracy" or not shown else f"{scored} {shown}",
-        drop=_lost(number_of(accuracy, "value"), number_of(honest, "value"), in_unit),
-        others=tuple((n.replace("_", " "), _metric_text(m), str(m.get("description") or "")) for n, m in others),
+        drop=_impact(finding, in_unit) or _lost(number_of(accuracy, "value"), number_of(honest, "value"), in_unit),
+        others=tuple(
+            (NAMES.get(n, n.replace("_", " ")), _metric_text(m), str(m.get("description") or "")) for n, m in others
+        ),
         reason=reason,
         has_detail=has_detail,
     )
-
-
-def _ranged(metric: Mapping[str, Any], unit: str, prefix: str = "") -> str:
-    """The value of a metric with its interval; ``prefix`` picks its advantage instead."""
-    keys = (prefix, f"{prefix}_low", f"{prefix}_high") if prefix else ("value", "low", "high")
-    value, low, high = (number_of(metric, key) for key in keys)
-    if value is None:
-        return ""
-    span = interval(low, high, unit)
-    return quantity(value, unit) + (f" ({span})" if span else "")
 
 
 def _lost(value: float | None, honest: float | None, unit: str) -> str:
@@ -192,9 +192,22 @@ def _lost(value: float | None, honest: float | None, unit: str) -> str:
     return f"{points(honest - value, unit)} from {quantity(honest, unit)}"
 
 
+def _name(metric: str) -> str:
+    return NAMES.get(metric, metric.replace("_", " "))
+
+
+def _impact(finding: Mapping[str, Any], unit: str) -> str:
+    """Attack impact: the accuracy lost to the attack, paired by seed and example, with its interval."""
+    lost = table(table(finding, "metrics"), "accuracy_drop")
+    value = number_of(lost, "value")
+    if value is None:
+        return ""
+    return f"impact {points(value, unit)} ({loss_span(number_of(lost, 'low'), number_of(lost, 'high'), unit)})"
+
+
 def _metric_text(metric: Mapping[str, Any]) -> str:
     unit = str(metric.get("unit") or "")
-    text = _ranged(metric, unit)
+    text = ranged(metric, unit)
     floor = number_of(metric, "floor")
     return (text or "—") + (f", floor {quantity(floor, unit)}" if floor is not None else "")
 
@@ -212,6 +225,15 @@ def _roc(audit: Audit, attack: str, found: Mapping[str, Mapping[str, Any]]) -> C
         title=f"ROC of {attack}",
         smallest=min(0.1, max(1e-4, resolution)),
     )
+
+
+def _suspicion(attack: str, found: Mapping[str, Mapping[str, Any]]) -> Chart | None:
+    """How well the scores of the stacks tell attackers from the honest, as many stacks as lines can be told apart."""
+    with_roc = {s: r for s, f in found.items() if (r := table(table(f, "exhibits"), "roc")).get("fpr") and r.get("tpr")}
+    areas = {s: number_of(table(table(found[s], "metrics"), "detection_auc"), "value") or 0.0 for s in with_roc}
+    chosen = sorted(with_roc, key=lambda s: -areas[s])[:LINE_STYLES]
+    series = [Series(s, with_roc[s]["fpr"], with_roc[s]["tpr"]) for s in chosen]
+    return plain_roc(series, title=f"Suspicion under {attack}") if series else None
 
 
 def _curves(attack: str, found: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[str, Chart], ...]:
@@ -236,75 +258,3 @@ def _exposed(
         (stack, tuple((str(one.get("unit")), str(one.get("text") or "")) for one in named[stack][:MOST_EXPOSED]))
         for stack in shown
     )
-
-
-def _helps(audit: Audit, attack: str, found: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    """Which tested stack lowered the attack most, at what cost, and which made it worse."""
-    plain = found.get(audit.baseline) if audit.baseline is not None else None
-    control = advantage(plain) if plain is not None else None
-    if plain is None or control is None:
-        return ("The audit has no measured control without defenses, so no stack can be said to help.",)
-    if control_failed(audit, attack):
-        said = ["The attack failed on its own undefended control: that it fails elsewhere shows nothing."]
-    else:
-        said = _lowered(audit, control, found)
-    for stack, finding in found.items():
-        gain = advantage(finding)
-        if stack != audit.baseline and gain is not None and gain[1] > control[2]:
-            said.append(
-                f"It does more harm on {stack}: {_headline_text(finding)}, "
-                f"against {_headline_text(plain)} without defenses."
-            )
-    return tuple(said)
-
-
-def _lowered(audit: Audit, control: tuple[float, float, float], found: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    said = []
-    blocked = [s for s, f in found.items() if f.get("status") == "blocked"]
-    if blocked:
-        said.append(f"Blocked on {', '.join(blocked)}: its position cannot read what it needs there.")
-    gains = {s: g for s, f in found.items() if s != audit.baseline and s not in blocked and (g := advantage(f))}
-    if not gains:
-        return [*said, "No stack of defenses was measured against it."]
-    best = min(gains, key=lambda s: (gains[s][2], gains[s][0]))
-    if gains[best][2] >= control[1]:
-        return [*said, "No measured stack lowered it by more than the intervals allow for."]
-    cost = price(audit, best)
-    before = "" if audit.baseline is None else f" from {_headline_text(found[audit.baseline])}"
-    said.append(
-        f"{best} lowered it most,{before} to {_headline_text(found[best])}" + (f". Its price: {cost}." if cost else ".")
-    )
-    alike = [s for s in gains if s != best and gains[s][1] <= gains[best][2]]
-    if alike:
-        said.append(f"Its interval overlaps with {', '.join(alike)}: which of them is best is not established.")
-    if rank(found[best].get("severity")) <= rank("medium"):
-        said.append(f"Even so it remains {found[best].get('severity')}.")
-    return said
-
-
-def _headline_text(finding: Mapping[str, Any]) -> str:
-    _, metric = headline(finding)
-    return _ranged(metric, str(metric.get("unit") or ""))
-
-
-def _caveats(audit: Audit, attack: str, found: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    said = []
-    if control_failed(audit, attack):
-        said.append("† The attack failed on the undefended control of this audit, so its low numbers are no evidence.")
-    naive = [s for s in found if needs_adaptive_caveat(audit, attack, s)]
-    if naive:
-        said.append(
-            "‡ Not adaptive: this attack does not use its knowledge of the defense; one that does may do better "
-            f"(on {among(naive, audit.stacks)})."
-        )
-    missing = [f"{s} ({status_words(f)})" for s, f in found.items() if not settled(f)]
-    if missing:
-        said.append(f"No result on {', '.join(missing)}.")
-    notes: dict[str, list[str]] = {}
-    for stack, finding in found.items():
-        for note in texts(finding, "notes"):
-            notes.setdefault(note, []).append(stack)
-    said += [
-        n if len(on) == len(found) else f"{n.rstrip('.')} (on {among(on, audit.stacks)})." for n, on in notes.items()
-    ]
-    return tuple(said)

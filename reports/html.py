@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import ChainableUndefined, Environment, PackageLoader
 
-from . import costs, exhibits, findings, format, frontier, ledger, overview
+from . import breakdown, costs, exhibits, findings, format, frontier, ledger, overview, strongest
 from .document import Audit, read, rows, table, texts
 from .findings import MOST_CURVES
 from .images import Budget
@@ -68,6 +68,8 @@ def _page(audit: Audit, image_bytes: int, most_curves: int) -> str:
             matrix=overview.matrix(audit, anchors),
             sections=findings.sections(audit, anchors, budget, most_curves),
             frontiers=frontier.frontiers(audit, anchors),
+            breakdowns=breakdown.breakdowns(audit, anchors),
+            strongest=strongest.strongest(audit, anchors),
             costs=costs.costs(audit, anchors),
             dearest=costs.dearest(audit, anchors),
             oracles=any(texts(entry, "oracles") for entry in audit.attacks.values()),

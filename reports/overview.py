@@ -24,6 +24,7 @@ from .severity import (
     settled,
     unproven,
 )
+from .shares import compromised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +59,7 @@ class Row:
     anchor: str
     cells: tuple[Cell, ...]
     oracles: tuple[str, ...] = ()
+    compromised: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +171,7 @@ def matrix(audit: Audit, anchors: Anchors) -> tuple[Group, ...]:
                     anchor=anchors.attack(attack),
                     cells=cells,
                     oracles=tuple(texts(audit.attacks[attack], "oracles")),
+                    compromised=compromised(audit, attack),
                 )
             )
         groups.append(Group(category=category, rows=tuple(made)))
