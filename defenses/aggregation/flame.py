@@ -18,6 +18,9 @@ from .rounds import relative
 from .rule import RobustRule, Verdict
 
 
+_ROUNDING = 1e-12
+
+
 def model_cosine_distances(round_: RoundGeometry, model: Tensor) -> Tensor:
     """``1 - cos`` between all pairs of models ``model + row``, ``(n, n)`` fp64; zero on the diagonal.
 
@@ -33,7 +36,11 @@ def model_cosine_distances(round_: RoundGeometry, model: Tensor) -> Tensor:
     tiny = torch.finfo(lengths.dtype).tiny
     apart = (excess.unsqueeze(0) - excess.unsqueeze(1)) / total.clamp_min(tiny)
     product = lengths.unsqueeze(0) * lengths.unsqueeze(1)
-    distances = (round_.squared_distances - apart.square()).clamp_min(0.0) / (2.0 * product).clamp_min(tiny)
+    squares = round_.squared_distances
+    across = squares - apart.square()
+    # rows that differ in length alone: what is left is rounding
+    across = torch.where(across > _ROUNDING * squares, across, 0.0)
+    distances = across / (2.0 * product).clamp_min(tiny)
     # a model of length 0 has no direction: it is at a right angle to all others
     return torch.where(product > 0, distances, 1.0).clamp(0.0, 2.0).fill_diagonal_(0.0)
 

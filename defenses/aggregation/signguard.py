@@ -59,7 +59,7 @@ def _parts(U: Tensor, coordinates: Tensor | None) -> Iterator[Tensor]:
 
 
 def largest_group(features: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest cluster that mean shift finds.
+    """The largest cluster that mean shift finds; rows far from every cluster are in none, as in the authors' code.
 
     Args:
         features: ``(n, k)``.
@@ -94,7 +94,9 @@ def guarded(
     """
     norms = round_.norms
     limit = float(norms.quantile(0.5))
-    group, away = largest_group(sign_statistics(round_.rows, coordinates))
+    shares = sign_statistics(round_.rows, coordinates)
+    # each share in units of the largest of the round, as the authors' code has it
+    group, away = largest_group(shares / shares.amax(dim=0).clamp_min(1e-8))
     lengths = norms / limit if limit > 0.0 else torch.where(norms > 0, torch.inf, 1.0)
     ordinary = (lengths >= shortest) & (lengths <= longest)
     excess = torch.maximum(lengths / longest, shortest / lengths.clamp_min(torch.finfo(lengths.dtype).tiny))
