@@ -102,9 +102,11 @@ def _sentence(findings: Sequence[dict[str, Any]], *, undefended: str, complete: 
     control = [f for f in findings if f["stack"] == undefended and f["status"] == "measured"]
     serious = [f for f in control if f["severity"] in ("high", "critical")]
     text = f"Without a defense {len(serious)} of {len(control)} attacks are high or critical."
-    stacks = {f["stack"] for f in findings} - {undefended}
+    names = {f["attack"] for f in serious}
+    # a stack that was not tried against all of them cannot be the best
+    untried = {f["stack"] for f in findings if f["attack"] in names and f["status"] in ("not run", "error")}
+    stacks = {f["stack"] for f in findings} - {undefended} - untried
     if stacks and serious:
-        names = {f["attack"] for f in serious}
 
         def left(stack: str) -> int:
             return sum(

@@ -26,3 +26,9 @@ def test_without_auditors_everything_counts() -> None:
     verdict = judge([], FINDINGS, [], [{"status": "measured"}], undefended="none")
     assert verdict["worst"] == "critical"
     assert "2 of 2 attacks" in verdict["sentence"]
+
+
+def test_a_stack_that_was_not_tried_is_not_the_best() -> None:
+    untried = [{**finding("reader", "aegis", "none"), "status": "not run", "severity": None}]
+    verdict = judge([], FINDINGS + untried, [], [{"status": "not run"}], undefended="none", auditors={"canaries"})
+    assert "With the best of the 1 stacks that were tried (shield)" in verdict["sentence"]
