@@ -69,6 +69,8 @@ def sorted_coordinates(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """
     for span in spans(rows.shape[1]):
         block = rows[:, span].detach().t().clone(memory_format=torch.contiguous_format)
+        if block.dtype in (torch.float16, torch.bfloat16):
+            block = block.float()
         if block.device.type == "cpu":
             block.numpy().sort(axis=1)
             yield span, block
@@ -82,7 +84,7 @@ def coordinate_median(rows: Tensor) -> Tensor:
     result = torch.empty(rows.shape[1], dtype=rows.dtype, device=rows.device)
     for span, ordered in sorted_coordinates(rows):
         # halves before the sum: two large values of one sign must not overflow
-        result[span] = ordered[:, low] * 0.5 + ordered[:, high] * 0.5
+        result[span] = (ordered[:, low] * 0.5 + ordered[:, high] * 0.5).to(rows.dtype)
     return result
 
 

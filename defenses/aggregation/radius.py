@@ -94,7 +94,7 @@ def adaptive_clipping_matrix(round_: RoundGeometry, *, f: int) -> Tensor:
     n = round_.n
     minority("adaptive clipping", n, f)
     norms = round_.norms
-    # integers: 2 f (n - f) / n in floating point can fall below a whole number
+    # floor(2 (f / n) (n - f)) in whole numbers, which do not round
     limit = norms.sort(descending=True).values[2 * f * (n - f) // n]
     return torch.where(norms > limit, limit / norms, 1.0).diag()
 

@@ -16,11 +16,10 @@ def fltrust_coefficients(round_: RoundGeometry, *, root: int = -1) -> Tensor:
         round_: clients' rows and the root's.
         root: index of the root's row.
     """
-    products = round_.raw_gram
     root = root % round_.n
-    client = torch.ones(round_.n, dtype=torch.bool, device=products.device)
-    client[root] = False
-    return _coefficients(round_.cosines[root], round_.norms, round_.norms[root]) * client
+    cosines = round_.cosines[root].clone()
+    cosines[root] = 0.0
+    return _coefficients(cosines, round_.norms, round_.norms[root])
 
 
 def fltrust_weights(U: Tensor, root_update: Tensor) -> Tensor:
