@@ -33,8 +33,12 @@ def advance(state: dict[str, Tensor], clients: tuple[int, ...], updates: Tensor,
     row_of = {int(identity): row for row, identity in enumerate(ids)}
     known = [place for place, client in enumerate(clients) if client in row_of]
     fresh = [place for place, client in enumerate(clients) if client not in row_of]
-    result = updates.clone()
     rows = torch.tensor([row_of[clients[place]] for place in known], dtype=torch.int64, device=updates.device)
+    if not fresh:
+        result = (1.0 - beta) * updates + beta * held[rows]
+        state["momentum"] = held.index_copy(0, rows, result)
+        return result
+    result = updates.clone()
     result[known] = (1.0 - beta) * updates[known] + beta * held[rows]
     held = held.clone()
     held[rows] = result[known]
