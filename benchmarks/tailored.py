@@ -40,7 +40,7 @@ RESULTS = ROOT / "docs" / "results"
 COHORTS = ((13, 3), (25, 6), (50, 12))
 SUBSETS = 3_000
 """byzfl lists every subset of ``n - f`` rows for minimum-diameter averaging; above this number it is left out."""
-STEPS, SURE_STEPS, SMOOTHING = 30, 1000, 1e-6
+STEPS, SURE_STEPS, SMOOTHING = 30, 100, 1e-6
 """byzfl's geometric median is given enough steps to converge: in its search, and where damage is measured. Its default,
 3 steps from zero, is another estimator."""
 TOLERANCE = 1e-6
@@ -187,7 +187,7 @@ def table(rows, d):
 def main():
     """Run what the arguments ask for; only a whole run is recorded."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=50_000, help="coordinates of an update")
+    parser.add_argument("--size", type=int, default=30_000, help="coordinates of an update")
     parser.add_argument("--rules", nargs="*", help="only rules whose name contains one of these")
     parser.add_argument("--cohorts", type=int, nargs="*", help="only these n")
     given = parser.parse_args()

@@ -19,10 +19,14 @@ from fedsec import geometry
 from fedsec.randomness import generator
 from fedsec.round_geometry import RoundGeometry, coefficients_of, is_coordinatewise, matrix_of, steps_of
 
+from .vectors import deviation_of
+
 Rule = Callable[[Tensor], Tensor]
 
-ROUGH, SAMPLE = 2_000, 20_000
+ROUGH, SAMPLE = 3_000, 20_000
 """Coordinates that stand for all of them: on the grid, and where a peak is narrowed down."""
+_UNIFORM = 0.1
+"""Share of the sample that does not look at how large coordinates are."""
 _COLUMNS = 1 << 18
 """Columns that a coordinate-wise rule is given at once."""
 
@@ -135,13 +139,13 @@ class _Sampled(Damage):
         self._samples = {rough: _sample(line, count) for rough, count in ((True, ROUGH), (False, SAMPLE))}
 
     def of(self, direction: int, gammas: Sequence[float], *, rough: bool) -> list[float]:
-        rows, mean, pushes, share = self._samples[rough]
+        rows, mean, pushes, weights = self._samples[rough]
         per_call = max(_COLUMNS // rows.shape[1], 1)
         found: list[float] = []
         for start in range(0, len(gammas), per_call):
             blocks = [self._round(rows, mean, pushes, direction, gamma) for gamma in gammas[start : start + per_call]]
             off = self._rule(torch.cat(blocks, dim=1)).double().view(len(blocks), -1) - mean.double()
-            found.extend((off.square().sum(dim=1) / share).sqrt().tolist())
+            found.extend((off.square() @ weights).sqrt().tolist())
         return found
 
     def _round(self, rows: Tensor, mean: Tensor, pushes: list[Tensor], direction: int, gamma: float) -> Tensor:
@@ -169,11 +173,21 @@ class _Measured(Damage):
         return [self._damage(self._line.point(direction, gamma)) for gamma in gammas]
 
 
-def _sample(line: Line, count: int) -> tuple[Tensor, Tensor, list[Tensor], float]:
-    """Rows, mean and directions at ``count`` coordinates, the same every time, and the share of all that they are."""
+def _sample(line: Line, count: int) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
+    """Rows, mean and directions at a sample of coordinates, the same every time, and their weights ``(count,)`` fp64.
+
+    A sum of squares over all coordinates is estimated by the weighted sum. Coordinates are drawn by how much they are
+    likely to contribute, by the squares of deviation and mean, because those of a model differ by orders of magnitude.
+    """
     d = line.rows.shape[1]
     if count >= d:
-        return line.rows, line.mean, list(line.pushes), 1.0
-    chosen = torch.randperm(d, generator=generator(0, "sample of coordinates", d))[:count].sort().values
-    chosen = chosen.to(line.rows.device)
-    return line.rows[:, chosen], line.mean[chosen], [push[chosen] for push in line.pushes], count / d
+        return line.rows, line.mean, list(line.pushes), torch.ones(d, dtype=torch.float64, device=line.rows.device)
+    chance = torch.full((d,), _UNIFORM / d, dtype=torch.float64, device=line.rows.device)
+    for size in (deviation_of(line.rows).double().square(), line.mean.double().square()):
+        total = float(size.sum())
+        chance += (1.0 - _UNIFORM) / 2.0 * (size / total if total > 0 else 1.0 / d)
+    steps = chance.cumsum(dim=0)
+    draw = torch.rand(count, generator=generator(0, "sample of coordinates", d), dtype=torch.float64)
+    chosen = torch.searchsorted(steps, draw.to(steps.device) * steps[-1]).clamp_max(d - 1).sort().values
+    weights = 1.0 / (count * chance[chosen] / steps[-1])
+    return line.rows[:, chosen], line.mean[chosen], [push[chosen] for push in line.pushes], weights

@@ -79,7 +79,7 @@ class Tailored(Adversary):
     judge: ClassVar[str] = "availability"
     adaptive_to: ClassVar[frozenset[str]] = frozenset({"robust aggregation", "clipping", "anomaly detection"})
     cost: ClassVar[str] = (
-        "honest training of the controlled clients; some 300 trials of n^2 or of a sample of coordinates a round, "
+        "honest training of the controlled clients; some 400 trials of n^2 or of a sample of coordinates a round, "
         "or 100 of the whole rule where it has no such form"
     )
 

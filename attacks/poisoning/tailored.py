@@ -53,23 +53,26 @@ class Budget:
     Attributes:
         fine: points of the grid per decade between 0.01 and 10 radii, where rules decide.
         coarse: points per decade beyond.
-        peaks: peaks that are narrowed down.
+        lines: whether the highest peak of each direction and sign is narrowed down; just before a rule lets go, damage
+            rises so steeply that the grid's heights say little about whose peak is highest.
+        peaks: highest peaks that are narrowed down, wherever they are.
         steps: golden sections of each.
-        finalists: candidates that are measured on the rows themselves.
+        finalists: best pushes that are measured on the rows themselves.
     """
 
     fine: int
     coarse: float
+    lines: bool
     peaks: int
     steps: int
     finalists: int
 
 
-CHEAP = Budget(fine=8, coarse=1.0, peaks=3, steps=24, finalists=3)
-"""Where a trial costs ``n^2``: about 300 of them."""
-SAMPLED = Budget(fine=8, coarse=1.0, peaks=3, steps=20, finalists=3)
-"""Where a trial is a sample of coordinates: about 250 of them, the most of them of the small sample."""
-DEAR = Budget(fine=3, coarse=0.25, peaks=2, steps=10, finalists=1)
+CHEAP = Budget(fine=8, coarse=1.0, lines=True, peaks=2, steps=24, finalists=3)
+"""Where a trial costs ``n^2``: about 400 of them."""
+SAMPLED = Budget(fine=8, coarse=1.0, lines=True, peaks=1, steps=16, finalists=3)
+"""Where a trial is a sample of coordinates: about 200 of the small sample and 120 of the large one."""
+DEAR = Budget(fine=3, coarse=0.25, lines=False, peaks=2, steps=10, finalists=1)
 """Where a trial is the rule itself on all rows: about 100 of them."""
 
 
@@ -139,10 +142,7 @@ def search(
     # what is sent has to stay a number of its type
     _scan(trials, units, budget, min(reach, torch.finfo(H.dtype).max / (4.0 * radius)))
     places = tuple(pushes)
-    measured = [
-        (exact(line.point(places.index(each), gamma)), each, gamma)
-        for each, gamma in trials.finalists(budget.finalists)
-    ]
+    measured = [(exact(line.point(places.index(each), gamma)), each, gamma) for each, gamma in trials.finalists(budget)]
     found, along, gamma = max(measured, key=lambda candidate: candidate[0])
     vector = line.point(places.index(along), gamma)
     return Found(vector=vector, direction=along, gamma=gamma, damage=found, curve=tuple(trials.curve))
@@ -154,36 +154,55 @@ class _Trials:
     def __init__(self, damage: Damage, directions: tuple[Direction, ...]) -> None:
         self._damage, self._directions = damage, directions
         self.curve: list[tuple[Direction, float, float]] = []
+        self._refined: list[tuple[Direction, float, float]] = []
 
     def __call__(self, direction: Direction, gammas: list[float], *, rough: bool = False) -> list[float]:
         values = self._damage.of(self._directions.index(direction), gammas, rough=rough)
-        self.curve.extend((direction, gamma, value) for gamma, value in zip(gammas, values, strict=True))
+        tried = [(direction, gamma, value) for gamma, value in zip(gammas, values, strict=True)]
+        self.curve.extend(tried)
+        if not (rough and self._damage.reads == "sample"):
+            self._refined.extend(tried)
         return values
 
-    def finalists(self, count: int) -> list[tuple[Direction, float]]:
-        """The best pushes, no two of them nearly the same."""
+    def finalists(self, budget: Budget) -> list[tuple[Direction, float]]:
+        """What is measured on the rows themselves, no two pushes nearly the same.
+
+        A sample cannot tell whose plateau is higher: there, the best and the longest push of each line are measured.
+        """
         chosen: list[tuple[Direction, float]] = []
-        for direction, gamma, _ in sorted(self.curve, key=lambda trial: -trial[2]):
-            near = any(each == direction and 0.99 < gamma / other < 1.01 for each, other in chosen)
-            if not near:
+        for direction, gamma, _ in sorted(self._refined, key=lambda trial: -trial[2]):
+            if len(chosen) < budget.finalists and not _near((direction, gamma), chosen):
                 chosen.append((direction, gamma))
-            if len(chosen) == count:
-                break
+        for direction in self._directions if self._damage.reads == "sample" else ():
+            for sign in (1, -1):
+                line = [trial for trial in self.curve if trial[0] == direction and trial[1] * sign > 0]
+                best, longest = max(line, key=lambda trial: trial[2]), max(line, key=lambda trial: abs(trial[1]))
+                chosen += [end[:2] for end in (best, longest) if not _near(end[:2], chosen)]
         return chosen
+
+
+def _near(push: tuple[Direction, float], others: list[tuple[Direction, float]]) -> bool:
+    return any(push[0] == direction and 0.99 < push[1] / gamma < 1.01 for direction, gamma in others)
 
 
 def _scan(trials: _Trials, units: dict[Direction, float], budget: Budget, reach: float) -> None:
     """The grid, then golden sections about its highest peaks."""
     grid = _grid(budget, reach)
     peaks: list[tuple[float, Direction, int, float, float]] = []
+    highest: list[tuple[float, Direction, int, float, float]] = []
     for direction, unit in units.items():
         for sign in (1, -1):
             values = trials(direction, [sign * unit * step for step in grid], rough=True)
+            line = []
             for place, value in enumerate(values):
                 low, high = max(place - 1, 0), min(place + 1, len(grid) - 1)
                 if value >= values[low] and value >= values[high] and value > 0.0:
-                    peaks.append((value, direction, sign, grid[low], grid[high]))
-    for _, direction, sign, low, high in sorted(peaks, key=lambda peak: -peak[0])[: budget.peaks]:
+                    line.append((value, direction, sign, grid[low], grid[high]))
+            line.sort(key=lambda peak: -peak[0])
+            highest += line[:1] if budget.lines else []
+            peaks += line[1:] if budget.lines else line
+    peaks.sort(key=lambda peak: -peak[0])
+    for _, direction, sign, low, high in highest + peaks[: budget.peaks]:
         _golden(partial(_single, trials, direction, sign * units[direction]), low, high, budget.steps)
 
 
