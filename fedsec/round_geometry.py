@@ -89,7 +89,11 @@ class RoundGeometry:
     @cached_property
     def rows(self) -> Tensor:
         """``(n, d)``; of a mixture they are formed here."""
-        return self._known if self._mix is None else geometry.combine_many(self._known, self._mix)
+        if self._mix is None:
+            return self._known
+        if self._mix.shape[0] == self._mix.shape[1] and not bool((self._mix - self._mix.diagonal().diag()).any()):
+            return geometry.scale_rows(self._known, self._mix.diagonal())
+        return geometry.combine_many(self._known, self._mix)
 
     @cached_property
     def centre(self) -> Tensor:

@@ -17,8 +17,8 @@ from fedsec.threat import Paper
 from .rounds import relative
 from .rule import RobustRule, Verdict
 
-
 _ROUNDING = 1e-12
+"""What a difference of two fp64 numbers is worth, in units of them."""
 
 
 def model_cosine_distances(round_: RoundGeometry, model: Tensor) -> Tensor:

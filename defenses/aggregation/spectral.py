@@ -19,7 +19,8 @@ def outlier_scores(products: Tensor) -> Tensor:
     """
     centred = products - products.mean(dim=0, keepdim=True) - products.mean(dim=1, keepdim=True) + products.mean()
     values, vectors = torch.linalg.eigh((centred + centred.t()) / 2)
-    return values[-1].clamp_min(0.0) * vectors[:, -1].square()
+    found: Tensor = values[-1].clamp_min(0.0) * vectors[:, -1].square()
+    return found
 
 
 def sampled_scores(U: Tensor, *, generator: torch.Generator, iterations: int, sample: int | None) -> Tensor:
