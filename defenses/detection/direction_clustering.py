@@ -12,8 +12,9 @@ from torch import Tensor
 from fedsec.protocol.stage import Cohort, Defense, Guarantee, RoundContext, Setting
 from fedsec.threat import Paper
 
+from ..aggregation.rounds import finite
 from .directions import Bipartition, Method, bipartition, leaning
-from .filtering import accuse, read, without
+from .filtering import accuse, without
 
 LEAST = 4
 """Updates below which two groups say nothing; nothing is dropped then."""
@@ -76,18 +77,19 @@ class DirectionClustering(Defense):
 
     def preaggregate(self, cohort: Cohort, context: RoundContext) -> Cohort:
         """The updates outside the suspected group; reports the silhouette and the score of each update."""
-        clients, _, finite = read(cohort, context)
+        sound = finite(cohort, context)
+        clients, _ = sound.matrix()
         if len(clients) < LEAST:
             context.report["selected"] = float(len(clients))
-            return finite
-        cosines = finite.geometry.cosines
+            return sound
+        cosines = sound.geometry.cosines
         seed = int(torch.randint(1 << 31, (1,), generator=context.generator("starts")))
         groups = bipartition(cosines, method=self.method, seed=seed)
         suspects = self._suspects(groups)
         accuse(context, clients, leaning(cosines, suspects))
         context.report["silhouette"] = groups.separation
         apart = groups.separation >= self.separation and groups.separation > 0.0
-        return without(finite, suspects if apart else torch.zeros_like(suspects), context)
+        return without(sound, suspects if apart else torch.zeros_like(suspects), context)
 
     def _suspects(self, groups: Bipartition) -> Tensor:
         sizes = (int((~groups.second).sum()), int(groups.second.sum()))

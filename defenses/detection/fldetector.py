@@ -12,7 +12,8 @@ from torch import Tensor
 from fedsec.protocol.stage import Cohort, Defense, Guarantee, RoundContext, Setting
 from fedsec.threat import Paper
 
-from .filtering import accuse, read, without
+from ..aggregation.rounds import finite
+from .filtering import accuse, without
 from .history import History
 from .two_groups import has_two_groups, upper_group
 
@@ -30,9 +31,9 @@ class FLDetector(Defense):
 
     Where it differs from the paper: training goes on without the flagged clients, and does not start again from the
     initial model, so damage done before stays; clients that sit out rounds are predicted across the gap, up to
-    ``window`` rounds; the curvature comes from the mean of the updates that are not flagged, whatever rule
-    follows, and from fewer than ``window`` pairs at first. Identities never heard before, and those that come back
-    after ``window`` rounds, have no score and pass.
+    ``window`` rounds; the curvature comes from the mean of the updates that are not flagged, whatever rule follows, and
+    from fewer than ``window`` pairs at first; where cohorts change, that mean changes with them, which blurs the
+    curvature. Identities never heard before have no score and pass.
     """
 
     window: Annotated[int, Field(ge=1, description="Rounds of curvature, and predictions averaged")] = 10
@@ -71,11 +72,16 @@ class FLDetector(Defense):
         if setting.rounds <= self.start:
             have = f"fldetector flags nobody before round {self.start}, and the training has {setting.rounds} rounds"
             found.append((have, f"train for more than {self.start} rounds, or lower `start`"))
+        place = setting.stack.index(self.name) if self.name in setting.stack else 0
+        if "bucketing" in setting.stack[:place]:
+            have = "fldetector remembers clients, and behind bucketing a row is a different mixture in every round"
+            found.append((have, "put fldetector before bucketing"))
         return tuple(found)
 
     def preaggregate(self, cohort: Cohort, context: RoundContext) -> Cohort:
         """The updates of clients that are not flagged; reports the score of each client that has one."""
-        clients, payload, finite = read(cohort, context)
+        sound = finite(cohort, context)
+        clients, payload = sound.matrix()
         if context.model is None:
             raise ValueError("fldetector runs at the server, with its model")
         history = History(context.state, window=self.window)
@@ -92,7 +98,7 @@ class FLDetector(Defense):
             history.flag([c for c, out in zip(clients, flagged.tolist(), strict=True) if out])
         history.remember(clients, payload, kept=~flagged, model=context.model, number=context.round)
         context.report["flagged"] = float(flagged.sum())
-        return without(finite, flagged, context)
+        return without(sound, flagged, context)
 
     def _looks(self, context: RoundContext, candidates: Tensor, *, found: bool) -> bool:
         return context.round >= self.start and int(candidates.sum()) >= LEAST and (self.repeat or not found)

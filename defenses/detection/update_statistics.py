@@ -11,8 +11,9 @@ from pydantic import Field
 from fedsec.protocol.stage import Cohort, Defense, Guarantee, RoundContext, Setting
 from fedsec.threat import Paper
 
+from ..aggregation.rounds import finite
 from .features import Method, outlier_scores, select_outliers
-from .filtering import accuse, read, without
+from .filtering import accuse, without
 
 THRESHOLDS: dict[Method, float] = {"mad": 5.0, "pca": 5.0, "isolation-forest": 0.6}
 LEAST = 4
@@ -76,16 +77,15 @@ class UpdateStatistics(Defense):
 
     def preaggregate(self, cohort: Cohort, context: RoundContext) -> Cohort:
         """The updates that are kept; reports every score, how many were dropped and the largest score."""
-        clients, payload, finite = read(cohort, context)
+        sound = finite(cohort, context)
+        clients, payload = sound.matrix()
         n = len(clients)
         if n < LEAST:
             context.report["selected"] = float(n)
-            return finite
+            return sound
         seed = int(torch.randint(1 << 31, (1,), generator=context.generator("forest")))
         scores = outlier_scores(payload.values, method=self.method, seed=seed)
         threshold = THRESHOLDS[self.method] if self.threshold is None else self.threshold
         context.report["largest score"] = float(scores.max())
         accuse(context, clients, scores)
-        return without(
-            finite, select_outliers(scores, threshold=threshold, most=int(self.max_drop * n + 1e-9)), context
-        )
+        return without(sound, select_outliers(scores, threshold=threshold, most=int(self.max_drop * n + 1e-9)), context)

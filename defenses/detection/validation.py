@@ -14,9 +14,9 @@ from fedsec.protocol.server import ServerSide
 from fedsec.protocol.stage import Cohort, Defense, Guarantee, RoundContext, Setting
 from fedsec.threat import Paper
 
-from ..aggregation.rounds import assumed
+from ..aggregation.rounds import assumed, finite
 from .features import robust_z, select_outliers
-from .filtering import accuse, most_suspicious, read, without
+from .filtering import accuse, most_suspicious, without
 from .impact import Compare, impacts
 
 
@@ -94,13 +94,14 @@ class Validation(Defense):
 
     def preaggregate(self, cohort: Cohort, context: RoundContext) -> Cohort:
         """The updates that are not rejected; reports every score and the largest impact."""
-        clients, payload, finite = read(cohort, context)
+        sound = finite(cohort, context)
+        clients, payload = sound.matrix()
         n = len(clients)
         if context.server is None or context.model is None:
             raise ValueError("validation runs at the server, with its model and its clean examples")
         if n < 2:
             context.report["selected"] = float(n)
-            return finite
+            return sound
         held = context.server.root(self.examples)
         f = min(assumed(n, f=self.f, fraction=self.fraction), n - 1)
         dropped = torch.zeros(n, dtype=torch.bool)
@@ -120,7 +121,7 @@ class Validation(Defense):
             else:
                 dropped |= select_outliers(harm, threshold=self.threshold, most=f)
         accuse(context, clients, scores)
-        return without(finite, dropped, context)
+        return without(sound, dropped, context)
 
 
 @dataclass(frozen=True)

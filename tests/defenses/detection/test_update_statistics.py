@@ -5,9 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from digit_federation import area, rates, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedsec.attacks.poisoning.model import ALittleIsEnough, SignFlip
+from fedsec.defenses.aggregation.coordinate_rules import CoordinateMedian
 from fedsec.defenses.detection import FEATURES, outlier_scores, robust_z, select_outliers, update_features
 from fedsec.defenses.detection.update_statistics import UpdateStatistics
 from fedsec.models.flat import Layout, Slot
@@ -136,3 +139,29 @@ def test_the_forest_is_deterministic():
     first, _ = run(UpdateStatistics(method="isolation-forest"), honest())
     second, _ = run(UpdateStatistics(method="isolation-forest"), honest())
     assert torch.equal(first.matrix()[1].values, second.matrix()[1].values)
+
+
+def test_rows_that_are_not_finite_are_excluded_without_a_score():
+    U = honest()
+    U[3, 5] = math.nan
+    kept, report = run(UpdateStatistics(), U)
+    assert 3 not in kept.matrix()[0]
+    assert report["excluded:3"] == 1.0
+    assert "score:3" not in report
+    assert "score:4" in report
+
+
+def test_alie_passes_in_a_federation_and_sign_flipping_does_not():
+    alie = trained((UpdateStatistics(threshold=20.0),), ALittleIsEnough(fraction=0.4))
+    assert rates(alie)[0] == 0.0
+    crude = trained((UpdateStatistics(),), SignFlip(fraction=0.2))
+    assert rates(crude)[0] > 0.9
+    assert area(crude) > 0.95
+
+
+def test_a_rule_may_follow():
+    crude = trained((UpdateStatistics(), CoordinateMedian()), SignFlip(fraction=0.2))
+    assert rates(crude)[0] > 0.9
+    assert crude.diagnostics["coordinate-median.selected"] == pytest.approx(
+        crude.diagnostics["update-statistics.selected"]
+    )
