@@ -12,14 +12,14 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsec import geometry
-from fedsec.protocol.stage import Guarantee, RoundContext
+from fedsec.protocol.stage import Guarantee, RoundContext, Setting
 from fedsec.round_geometry import RoundGeometry
 from fedsec.threat import Paper
 
 from . import rules
 from .bulyan import bulyan_picks
 from .nearest import PRESETS, Preset, scores_of
-from .rounds import relative
+from .rounds import assumed, relative
 from .rule import DeclaredRule, Verdict, apart, off, weighed
 
 Reading = Annotated[
@@ -75,6 +75,13 @@ class MultiKrum(DeclaredRule):
         """`multi_krum`."""
         return partial(rules.multi_krum, f=f, m=self._count(n, f), preset=self.preset)
 
+    def breakdown(self, setting: Setting) -> float | None:
+        """What it is told to withstand, in the paper's reading and if ``m <= n - 2f - 2``: more is not proven."""
+        n = int(setting.cohort)
+        f = min(assumed(n, f=self.f, fraction=self.fraction), self.most(n))
+        proven = self.preset == "blanchard17" and self.m is not None and self.m <= n - 2 * f - 2
+        return super().breakdown(setting) if proven else None
+
     def _count(self, n: int, f: int) -> int | None:
         return None if self.m is None else min(self.m, PRESETS[self.preset].most(n, f))
 
@@ -111,6 +118,10 @@ class Krum(DeclaredRule):
     def rule(self, n: int, f: int) -> Callable[[Tensor], Tensor]:
         """`krum`."""
         return partial(rules.krum, f=f, preset=self.preset)
+
+    def breakdown(self, setting: Setting) -> float | None:
+        """What it is told to withstand, in the paper's reading; nothing is proven for the others."""
+        return super().breakdown(setting) if self.preset == "blanchard17" else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -302,8 +302,11 @@ def test_identical_updates_are_not_suspicious():
     ("defense", "share"),
     [
         (Krum(), 0.2),
-        (MultiKrum(f=3), 0.3),
-        (MultiKrum(f=9), 0.3),
+        (Krum(f=9), 0.3),
+        (Krum(preset="byzfl"), None),
+        (MultiKrum(f=2, m=4), 0.2),
+        (MultiKrum(f=2, m=5), None),
+        (MultiKrum(f=2), None),
         (Bulyan(f=1), 0.1),
         (TrimmedMean(f=4), 0.4),
         (CoordinateMedian(), 0.4),
