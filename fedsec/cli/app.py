@@ -69,11 +69,17 @@ def explain(
 
 
 @app.command()
-def init(file: Annotated[Path, typer.Argument(metavar="FILE", help="What to write.")] = Path("audit.yaml")) -> None:
+def init(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What to write.")] = Path("audit.yaml"),
+    preset: Annotated[
+        Literal["quick", "poisoning", "production"],
+        typer.Option(help="A first look, who can break it, or one compromised client in a thousand."),
+    ] = "quick",
+) -> None:
     """Write a commented configuration to start from."""
     from fedsec.cli.starter import write_starter
 
-    sys.stdout.write(write_starter(file))
+    sys.stdout.write(write_starter(file, preset))
 
 
 @app.command()

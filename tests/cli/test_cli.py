@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fedsec import registry
 from fedsec.audit.verdict import ExitCode
 from fedsec.cli.run import run
-from fedsec.cli.starter import STARTER
+from fedsec.cli.starter import PRESETS, STARTER
 from fedsec.config import load_config
 from fedsec.errors import DataError
 from fedsec.statistics.severity import BANDS
@@ -114,6 +115,30 @@ def test_explain_attack_defense_and_dataset(fedsec) -> None:
 def test_explain_suggests_the_nearest_name(fedsec) -> None:
     code, out, err = fedsec("explain", "kurm")
     assert (code, out, err) == (2, "", "error: there is nothing called 'kurm'. Did you mean 'krum'?\n")
+
+
+@pytest.mark.parametrize("preset", ["quick", "poisoning", "production"])
+def test_every_preset_is_a_configuration(fedsec, tmp_path: Path, preset: str) -> None:
+    path = tmp_path / "new.yaml"
+    assert fedsec("init", str(path), "--preset", preset)[0] == 0
+    config = load_config(path)
+    assert f"fedsec audit {path}" in path.read_text()
+    assert [entry for entry in config.stacks if not entry.defenses]
+    assert len(config.attacks) >= 3
+
+
+def test_the_production_preset_has_one_compromised_client_in_a_thousand() -> None:
+    raw = yaml.safe_load(PRESETS["production"])
+    assert raw["federation"]["clients"] * raw["attacks"][0]["fraction"] == 1.0
+    assert {attack["fraction"] for attack in raw["attacks"]} == {0.001}
+    assert "Back to the Drawing Board" in PRESETS["production"]
+
+
+def test_an_unknown_preset_is_a_usage_error(fedsec, tmp_path: Path) -> None:
+    code, _, err = fedsec("init", str(tmp_path / "new.yaml"), "--preset", "large")
+    assert code == 2
+    assert "production" in err
+    assert not (tmp_path / "new.yaml").exists()
 
 
 def test_init_writes_a_configuration_that_works_and_overwrites_nothing(fedsec, tmp_path: Path) -> None:

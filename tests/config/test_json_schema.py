@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 import yaml
 
-from fedsec.cli.starter import STARTER
+from fedsec.cli.starter import PRESETS, STARTER
 from fedsec.config import config_from
 from fedsec.config.json_schema import audit_schema
 
@@ -21,8 +21,9 @@ def editor():
     return jsonschema.Draft202012Validator(made)
 
 
-def test_starter_and_its_resolved_form_are_valid(editor) -> None:
-    raw = yaml.safe_load(STARTER)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_and_their_resolved_forms_are_valid(editor, preset: str) -> None:
+    raw = yaml.safe_load(PRESETS[preset])
     assert list(editor.iter_errors(raw)) == []
     assert list(editor.iter_errors(config_from(raw).resolved())) == []
 
