@@ -64,7 +64,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """A line chart: frame, axes, lines, and the words for those who cannot see it."""
+    """A line chart: frame, axes, lines, vertical marks, and the words for those who cannot see it."""
 
     width: int
     height: int
@@ -77,6 +77,7 @@ class Chart:
     reference: str
     title: str
     description: str
+    events: tuple[Tick, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,17 +143,20 @@ def thin(points: Sequence[tuple[float, float]], most: int = LONGEST_LINE) -> lis
     return [points[round(k * (len(points) - 1) / (most - 1))] for k in range(most)]
 
 
-def curves(series: Sequence[Series], *, title: str, x_label: str, unit: str = "share") -> Chart:
-    """A chart of curves over rounds."""
+def curves(
+    series: Sequence[Series], *, title: str, x_label: str, unit: str = "share", events: Sequence[tuple[float, str]] = ()
+) -> Chart:
+    """A chart of curves over rounds, with marks where something happened; those outside of the curves are left out."""
     width, height, frame = 300, 190, (44.0, 12.0, 292.0, 152.0)
     xs = [x for s in series for x in s.x if x is not None] or [0.0, 1.0]
     low, high = domain([y for s in series for y in s.y])
     across = Scale(min(xs), max(xs), frame[0], frame[2])
     down = Scale(low, high, frame[3], frame[1])
     ends = "; ".join(f"{s.name} ends at {quantity(s.y[-1], unit)}" for s in series if s.y)
+    marked = tuple(Tick(across.place(x), name) for x, name in events if across.low < x < across.high)
     return Chart(
         width, height, frame, axis(across, "", 5), axis(down, unit, 5), x_label, "",
-        _lines(series, across, down, "", unit), "", title, ends,
+        _lines(series, across, down, "", unit), "", title, ends, marked,
     )  # fmt: skip
 
 

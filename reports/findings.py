@@ -31,6 +31,7 @@ LINE_STYLES = 6
 """Lines of one chart that can be told apart."""
 NAMES = {"accuracy_drop": "attack impact (accuracy drop)"}
 """Metrics that the literature calls otherwise."""
+SPAN = (("first", "starts"), ("last", "ends"))
 MOST_CURVES = 12
 """Small charts of one attack; the curves of further stacks are in the result file only."""
 
@@ -243,7 +244,11 @@ def _curves(attack: str, found: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[
         series = [Series(n, c.get("x") or [], c.get("y") or []) for n, c in named.items() if isinstance(c, Mapping)]
         if series:
             unit = "share" if all(0 <= y <= 1 for s in series for y in s.y if y is not None) else ""
-            charts.append((stack, curves(series, title=f"{attack} on {stack}", x_label="round", unit=unit)))
+            span = table(table(finding, "exhibits"), "acting")
+            known = [(at, f"attack {what}") for k, what in SPAN if (at := number_of(span, k)) is not None]
+            charts.append(
+                (stack, curves(series, title=f"{attack} on {stack}", x_label="round", unit=unit, events=known))
+            )
     return tuple(charts)
 
 

@@ -12,6 +12,7 @@ from .findings import sections
 from .format import among
 from .images import Budget
 from .overview import Anchors, Cell
+from .strongest import Found, strongest
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
 _EMPTY = "—"
@@ -31,6 +32,7 @@ def render(document: Mapping[str, Any]) -> str:
     parts = [
         *_verdict(audit),
         *_matrix(audit, anchors),
+        *_strongest(audit, anchors),
         *_findings(audit, anchors),
         *_costs(audit, anchors),
         *_openings(audit),
@@ -73,7 +75,7 @@ def _matrix(audit: Audit, anchors: Anchors) -> list[str]:
     if not groups or not audit.stacks:
         return ["The audit holds no findings."]
     body = [
-        [f"{escape(row.label)}" + (f" ({escape(row.metric)})" if row.metric else ""), *map(_cell, row.cells)]
+        [escape(row.label) + _aside(row.metric, row.compromised), *map(_cell, row.cells)]
         for group in groups
         for row in group.rows
     ]
@@ -82,6 +84,30 @@ def _matrix(audit: Audit, anchors: Anchors) -> list[str]:
         "† failed on its undefended control: no evidence. ‡ only a non-adaptive attack."
     )
     return ["## Attacks against stacks", _table(["attack", *map(escape, audit.stacks)], body), legend]
+
+
+def _aside(*words: str) -> str:
+    said = ", ".join(escape(word) for word in words if word)
+    return f" ({said})" if said else ""
+
+
+def _strongest(audit: Audit, anchors: Anchors) -> list[str]:
+    found = strongest(audit, anchors)
+    if found is None:
+        return []
+    head = ["stack", *map(escape, found.kinds), "bound proved up to", "accuracy with no attack", "time a round"]
+    body = [
+        [escape(row.stack), *map(_worst, row.found), row.bound, escape(row.drop), escape(row.seconds)]
+        for row in found.rows
+    ]
+    return ["## The strongest attack found on each stack", _table(head, body)]
+
+
+def _worst(found: Found | None) -> str:
+    if found is None:
+        return ""
+    share = f"{found.share} compromised" if found.share else ""
+    return f"{escape(found.attack)} {_cell(found.cell)}{_aside(f'at least {found.least}', share)}"
 
 
 def _cell(cell: Cell) -> str:

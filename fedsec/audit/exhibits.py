@@ -90,6 +90,8 @@ def exhibits(
         found["gallery"] = pictures
     if "roc/fpr" in arrays:
         found["roc"] = {"fpr": _rounded(arrays["roc/fpr"], 5), "tpr": _rounded(arrays["roc/tpr"], 5)}
+    if "acting/span" in arrays:
+        found["acting"] = dict(zip(("first", "last"), arrays["acting/span"].tolist(), strict=True))
     names = sorted({name.split("/")[1] for name in arrays if name.startswith("curve/")})
     if names:
         found["curves"] = {

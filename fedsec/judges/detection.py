@@ -43,11 +43,12 @@ def detection(attacked: Outcome, honest: Outcome | None = None) -> tuple[Measure
 
 
 def exhibits(attacked: Outcome) -> dict[str, Tensor]:
-    """What the report draws: a ROC curve, shares dropped by round, and who among the honest was dropped.
+    """What the report draws: a ROC curve, shares dropped by round, who among the honest was dropped, and when.
 
     ``roc/fpr`` and ``roc/tpr`` where scores were reported; ``dropped/round``, ``dropped/attackers`` and
     ``dropped/honest`` ``(r,)``, NaN where nobody was heard; ``heard/client``, ``heard/class`` (-1: unknown),
-    ``heard/third`` (by size, -1: all alike) and ``heard/dropped``, one row for each honest identity and round.
+    ``heard/third`` (by size, -1: all alike) and ``heard/dropped``, one row for each honest identity and round;
+    ``acting/span`` ``(2,)``, the first and the last round in which an identity attacked.
     """
     watch = {name: column.numpy() for name, column in attacked.watch.items()}
     if not watch or not len(watch["round"]):
@@ -63,7 +64,9 @@ def exhibits(attacked: Outcome) -> dict[str, Tensor]:
         heard = np.bincount(place, minlength=len(rounds))
         dropped = np.bincount(place, rows["excluded"], minlength=len(rounds))
         found[f"dropped/{name}"] = np.where(heard > 0, dropped / np.maximum(heard, 1), np.nan)
-    harmless = _harmless(watch)
+    harmless, attacked_in = _harmless(watch), _acting(watch)["round"]
+    if len(attacked_in):
+        found["acting/span"] = np.asarray([attacked_in.min(), attacked_in.max()])
     found |= {"heard/client": harmless["client"], "heard/class": harmless["majority"]}
     found |= {"heard/third": thirds(harmless["client"], harmless["examples"]), "heard/dropped": harmless["excluded"]}
     return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in found.items()}

@@ -176,6 +176,7 @@ def test_what_is_drawn():
     assert drawn["heard/client"].tolist() == [0, 1, 2, 3] * 3
     assert drawn["heard/class"].tolist() == [0, 0, 1, 1] * 3
     assert drawn["heard/dropped"].sum() == 1
+    assert drawn["acting/span"].tolist() == [0, 1]
     assert drawn["roc/fpr"].tolist()[0] == 0.0
     assert drawn["roc/tpr"].tolist()[-1] == 1.0
     assert exhibits(Outcome(predictions=HONEST.predictions, accuracy=(), rounds=())) == {}

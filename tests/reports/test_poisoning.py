@@ -14,6 +14,7 @@ import pytest
 from fedsec.reports import breakdown, detection, overview, strongest
 from fedsec.reports.document import read
 from fedsec.reports.html import render
+from fedsec.reports.markdown import render as summary
 from fedsec.reports.shares import compromised
 
 from .conftest import metric
@@ -201,3 +202,26 @@ def test_detection_shows_the_stacks_that_noticed_something(poisoned: dict[str, A
     assert "What the stacks noticed" in words
     assert "impact −30.0 points" in words
     assert "attack impact (accuracy drop)" in words
+
+
+def test_the_end_of_an_attack_is_marked_where_rounds_follow_it(poisoned: dict[str, Any]) -> None:
+    for finding in poisoned["findings"]:
+        if (finding["attack"], finding["stack"]) == ("sign-flip", "none"):
+            finding["exhibits"]["acting"] = {"first": 1, "last": 12}
+            finding["exhibits"]["curves"]["success"] = {"x": [1, 20], "y": [0.1, 0.9]}
+    page = Page(render(poisoned))
+    assert [a["class"] for a in page.all("path") if a.get("class") == "event"] == ["event"] * 2  # line and legend
+    assert "attack ends" in page.words()
+    assert "attack starts" not in page.words()  # with the first round that is drawn
+    assert "success" in page.words()
+
+
+def test_the_summary_names_the_strongest_attack_and_the_share(poisoned: dict[str, Any]) -> None:
+    text = summary(poisoned)
+    assert "## The strongest attack found on each stack" in text
+    assert "| sign-flip (accuracy lost, 20.0% compromised) |" in text
+    lines = text.partition("## The strongest attack")[2].splitlines()
+    krum = next(line for line in lines if line.startswith("| multi-krum"))
+    assert "alie **M** 44.0%" in krum
+    assert "20.0% compromised) |" in krum
+    assert "| 30.0% |" in krum
