@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -64,8 +65,8 @@ def run(reproduction: Reproduction, *, output: Path, jobs: int | None = None, pr
 
     Args:
         reproduction: what to run.
-        output: folder for the results of its audit.
-        jobs: worker processes of the audit.
+        output: folder for the results of its audits.
+        jobs: worker processes of the audits.
         progress: as for ``fedsec audit``.
 
     Raises:
@@ -76,7 +77,7 @@ def run(reproduction: Reproduction, *, output: Path, jobs: int | None = None, pr
     if reproduction.recipe.audit is not None:
         found = _audited(reproduction.recipe.audit, output, jobs=jobs, progress=progress)
     else:
-        found = _measured(str(reproduction.recipe.measure))
+        found = _measured(str(reproduction.recipe.measure), output=output, jobs=jobs, progress=progress)
     rows = tuple(_row(figure, found) for figure in reproduction.recipe.figures)
     return Comparison(reproduction, rows, time.perf_counter() - started)
 
@@ -96,13 +97,16 @@ def _row(figure: Figure, found: Mapping[str, Value | str]) -> Row:
     return Row(figure, *there)
 
 
-def _measured(target: str) -> dict[str, Value | str]:
+def _measured(target: str, **offered: Any) -> dict[str, Value | str]:
+    """What a function returns; it is given ``output``, ``jobs`` and ``progress`` where it has such a parameter."""
     module, _, name = target.partition(":")
     try:
         function: Any = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise FedsecError(f"{target} cannot be found: {error}") from error
-    return {key(str(label)): _value(value) for label, value in function().items()}
+    known = inspect.signature(function).parameters
+    given = {name: value for name, value in offered.items() if name in known}
+    return {key(str(label)): _value(value) for label, value in function(**given).items()}
 
 
 def _value(value: float | Sequence[float]) -> Value:

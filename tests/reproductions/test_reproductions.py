@@ -38,6 +38,12 @@ def measured() -> dict[str, float | tuple[float, float, float]]:
     return {"one": 1.0, "two": (2.0, 1.5, 2.5)}
 
 
+def placed(output: Path, *, jobs: int | None, progress: str) -> dict[str, float]:
+    output.mkdir(parents=True)
+    (output / "kept").write_text(progress)
+    return {"one": float(jobs or 0), "two": 2.0}
+
+
 FUNCTION = """\
 title: Numbers
 source: closed form
@@ -87,6 +93,13 @@ def test_a_function_is_run_and_read(tmp_path: Path, monkeypatch, capsys) -> None
     document = json.loads(capsys.readouterr().out)
     assert [row["measured"] for row in document["figures"]] == [1.0, 2.0]
     assert document["holds"]
+
+
+def test_a_function_may_keep_results_where_it_is_told_to(tmp_path: Path) -> None:
+    chosen = load(file(tmp_path, FUNCTION.replace(":measured", ":placed")))
+    compared = run(chosen, output=tmp_path / "out", jobs=1, progress="none")
+    assert [row.value for row in compared.rows] == [1.0, 2.0]
+    assert (tmp_path / "out" / "kept").read_text() == "none"
 
 
 def test_mistakes_are_reported_at_once(tmp_path: Path) -> None:
