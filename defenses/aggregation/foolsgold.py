@@ -125,7 +125,7 @@ def remember(state: dict[str, Tensor], clients: tuple[int, ...], updates: Tensor
 class FoolsGold(Defense):
     """FoolsGold with a memory per identity.
 
-    The aggregate is ``sum_i a_i u_i / sum_i a_i``; the authors' code leaves out the division (``undivided``), which
+    The aggregate is ``sum_i a_i u_i / sum_i a_i``; the authors' code leaves out the division (``sum``), which
     multiplies the learning rate by the number of honest clients. Weights by example count are not used. Identities that
     change every round have no memory and are compared within the round only. Suspicion is ``1 - a_i``.
     """
@@ -150,9 +150,7 @@ class FoolsGold(Defense):
         bool, Field(description="Pardon clients similar only to one that is more similar to others (ablation)")
     ] = True
     logit: Annotated[bool, Field(description="Stretch weights by the logit (ablation)")] = True
-    undivided: Annotated[bool, Field(description="Weighted sum in place of the mean, as the authors' code has it")] = (
-        False
-    )
+    sum: Annotated[bool, Field(description="Weighted sum in place of the mean, as the authors' code has it")] = False
 
     name: ClassVar[str] = "foolsgold"
     summary: ClassVar[str] = (
@@ -208,14 +206,14 @@ class FoolsGold(Defense):
         exclude(context, clients, ~used)
         context.report["selected"] = float(used.sum())
         context.report["mean weight"] = float(weights.mean())
-        value = geometry.combine(payload.values, weights if self.undivided else weights / weights.sum())
+        value = geometry.combine(payload.values, weights if self.sum else weights / weights.sum())
         return one_row(value, payload.weights[used].sum())
 
     def function(self, n: int) -> Callable[[Tensor], Tensor] | None:
         """What it does in a first round, without memory; ``None`` where only a part of an update is compared."""
         if self.features != "all":
             return None
-        return partial(foolsgold, pardoning=self.pardoning, logit=self.logit, undivided=self.undivided)
+        return partial(foolsgold, pardoning=self.pardoning, logit=self.logit, undivided=self.sum)
 
     def _cosines(self, cohort: Cohort, context: RoundContext) -> Tensor:
         clients, payload = cohort.matrix()

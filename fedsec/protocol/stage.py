@@ -167,7 +167,10 @@ class Defense(Plugin):
         return model
 
     def function(self, n: int) -> Callable[[Tensor], Tensor] | None:
-        """Its aggregation of ``n`` rows as a pure function ``(n, d) -> (d,)``; ``None`` if it has memory or secrets."""
+        """Its aggregation of ``n`` rows as a pure function ``(n, d) -> (d,)``; ``None`` if it draws or has secrets.
+
+        A rule with memory gives what it does in a first round.
+        """
         return None
 
     def row_function(self, n: int) -> Callable[[Tensor], Tensor] | None:

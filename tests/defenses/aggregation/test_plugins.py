@@ -46,7 +46,7 @@ PURE = (
     DivideAndConquer(sample=None),
     RobustLearningRate(),
     FoolsGold(),
-    FoolsGold(memory=False, logit=False, undivided=True),
+    FoolsGold(memory=False, logit=False, sum=True),
 )
 ALL = (*PURE, DivideAndConquer(sample=3, iterations=2), SignGuard(share=1.0), Flame(noise=0.0))
 
