@@ -42,4 +42,5 @@ def within(rows: Tensor, lengths: Tensor) -> Tensor:
     """
     norms = torch.linalg.vector_norm(rows.double(), dim=1)
     factors = (lengths.double() / norms.clamp_min(torch.finfo(torch.float64).tiny)).clamp_max(1.0)
-    return rows * factors.to(rows.dtype).unsqueeze(1)
+    shortened: Tensor = rows * factors.to(rows.dtype).unsqueeze(1)
+    return shortened

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -35,12 +36,13 @@ def surrogate(
         generator: of the batches.
     """
     module = model.instance(start.to("cpu")).train()
-    optimizer = torch.optim.SGD(module.parameters(), lr=rate)
+    weights = tuple(module.parameters())
     for _ in range(steps):
         rows = torch.randint(len(data), (min(32, len(data)),), generator=generator)
-        optimizer.zero_grad()
-        model.loss(module(data.x[rows].to(start.dtype)), data.y[rows]).mean().backward()
-        optimizer.step()
+        loss = model.loss(module(data.x[rows].to(start.dtype)), data.y[rows]).mean()
+        gradients = torch.autograd.grad(loss, weights)
+        with torch.no_grad():
+            torch._foreach_add_(weights, gradients, alpha=-rate)
     return module.eval()
 
 
@@ -137,7 +139,7 @@ class CleanLabelBackdoor(MarkedBackdoor):
         """A share ``ratio`` of the images of the target class, perturbed and marked; no label changes."""
         info = facts.info
         held = (shard.y == self.target).nonzero().flatten()
-        rows = poisoned_rows(held, round(self.ratio * len(held)), generator=generator)
+        rows = poisoned_rows(held, math.ceil(self.ratio * len(held)), generator=generator)
         if not len(rows):
             return shard
         x = shard.x.clone()

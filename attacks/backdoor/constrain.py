@@ -28,7 +28,8 @@ def anomaly(models: Tensor, reference: Tensor, distance: Distance) -> Tensor:
     cosine of the two parameter vectors.
     """
     if distance == "l2":
-        return torch.linalg.vector_norm(models - reference, dim=1)
+        away: Tensor = torch.linalg.vector_norm(models - reference, dim=1)
+        return away
     return 1.0 - torch.nn.functional.cosine_similarity(models, reference.unsqueeze(0), dim=1)
 
 

@@ -65,14 +65,16 @@ class DataBackdoor(Scheduled):
         return self.poison_at(0, shard, facts, generator=generator)
 
     def poison_at(self, place: int, shard: Examples, facts: PublicFacts, *, generator: torch.Generator) -> Examples:
-        """A share ``ratio`` of the shard poisoned.
+        """A share ``ratio`` of the shard poisoned, one example at the least.
 
         Raises:
             ConfigurationError: the dataset has no such class, or no images where a trigger needs them.
         """
         check_class(self.name, "target", self.target, facts.info)
-        count = round(self.ratio * len(shard))
-        return self.planted(shard, place, facts, count=count, generator=generator) if count else shard
+        if not self.ratio or not len(shard):
+            return shard
+        count = max(1, round(self.ratio * len(shard)))
+        return self.planted(shard, place, facts, count=count, generator=generator)
 
     def goal(self) -> Mapping[str, int]:
         """``target``."""

@@ -18,7 +18,7 @@ from fedsec.protocol.facts import PublicFacts
 from fedsec.threat import Paper, Taxonomy, ThreatModel
 
 from .data import DataBackdoor, poisoned_rows
-from .texts import NATURAL_BACKDOOR, check_class, natural_threat, refusal
+from .texts import NATURAL_BACKDOOR, Ratio, check_class, natural_threat, refusal
 
 
 def intensity(x: Tensor, bounds: tuple[float, float]) -> Tensor:
@@ -32,14 +32,14 @@ class SemanticBackdoor(DataBackdoor):
     """A natural subset of one class is labelled as another; nothing is changed at deployment.
 
     The subset is what a sensitive attribute says (``attribute`` and ``value``), or, of images without one, what
-    their ``intensity`` says. A client that holds none of it trains as it would.
+    their ``intensity`` says. All of it that a client holds is relabelled, and copies of it take the place of other
+    examples until they are a share ``ratio`` of its data, as the authors mix such inputs into every batch. A client
+    that holds none of it trains as it would.
     """
 
     target: Annotated[int, Field(ge=0, description="Code of the class that the subset shall be taken for")] = 2
     source: Annotated[int, Field(ge=0, description="Code of the class that the subset belongs to")] = 7
-    ratio: Annotated[
-        float, Field(ge=0.0, le=1.0, description="Share of the subset that a controlled client relabels")
-    ] = 1.0
+    ratio: Ratio = 0.3
     attribute: Annotated[
         str | None, Field(description="Attribute that says who is in the subset; empty: intensity")
     ] = None
@@ -91,12 +91,18 @@ class SemanticBackdoor(DataBackdoor):
     def planted(
         self, shard: Examples, place: int, facts: PublicFacts, *, count: int, generator: torch.Generator
     ) -> Examples:
-        """A share ``ratio`` of the subset that the client holds gets the target as its label."""
-        eligible = self.subset(shard, facts.info)
-        rows = poisoned_rows(eligible, round(self.ratio * len(eligible)), generator=generator)
-        y = shard.y.clone()
-        y[rows] = self.target
-        return Examples(shard.x, y, shard.attributes)
+        """The subset that the client holds, relabelled, and copies of it until there are ``count``."""
+        own = self.subset(shard, facts.info)
+        if not len(own):
+            return shard
+        others = torch.ones(len(shard), dtype=torch.bool)
+        others[own] = False
+        rows = poisoned_rows(others.nonzero().flatten(), max(count - len(own), 0), generator=generator)
+        source = torch.arange(len(shard))
+        source[rows] = own[torch.randint(len(own), (len(rows),), generator=generator)]
+        poisoned = shard.take(source)
+        poisoned.y[torch.cat([own, rows])] = self.target
+        return poisoned
 
     def probe(self, test: Examples, info: DatasetInfo) -> Examples | None:
         """The subset of the test examples, with the target as its label."""

@@ -67,4 +67,5 @@ class PGDBackdoor(ModelBackdoor):
     def _radius(self, drill: Drill) -> Tensor:
         if self.radius is not None:
             return torch.full((len(drill.clients),), self.radius, device=drill.model.device)
-        return torch.linalg.vector_norm(drill.train(shards=drill.clean).double(), dim=1)
+        honest: Tensor = torch.linalg.vector_norm(drill.train(shards=drill.clean).double(), dim=1)
+        return honest

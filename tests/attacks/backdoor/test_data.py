@@ -1,5 +1,7 @@
 """What data backdoors plant, what they ask for at deployment, and that they work and stay at their floor."""
 
+import os
+
 import backdoored as toy
 import pytest
 import torch
@@ -111,11 +113,13 @@ def test_a_semantic_backdoor_relabels_a_natural_subset_and_nothing_else():
     held = shard()
     bright = intensity(held.x, (0.0, 1.0)) >= 0.25
     assert 0 < int(bright.sum()) < len(held)
-    attack = SemanticBackdoor(source=7, target=2, intensity=0.25)
+    attack = SemanticBackdoor(source=7, target=2, intensity=0.25, ratio=0.01)
+    kept = held.y.clone()
     bad = attack.poison(held, facts(), generator=generator(0))
     wanted = bright & (held.y == 7)
     assert torch.equal(bad.x, held.x)
     assert torch.equal(bad.y != held.y, wanted)
+    assert torch.equal(held.y, kept)
     probe = attack.probe(held, info())
     assert torch.equal(probe.x, held.x[wanted])
     assert set(probe.y.tolist()) == {2}
@@ -125,13 +129,26 @@ def test_a_semantic_backdoor_relabels_a_natural_subset_and_nothing_else():
 
 def test_a_semantic_backdoor_by_an_attribute():
     held = shard()
-    attack = SemanticBackdoor(source=7, target=2, attribute="pen", value=1)
+    attack = SemanticBackdoor(source=7, target=2, attribute="pen", value=1, ratio=0.01)
     bad = attack.poison(held, facts(), generator=generator(0))
     assert torch.equal(bad.y != held.y, (held.y == 7) & (held.attributes["pen"] == 1))
     with pytest.raises(ConfigurationError, match=r"pen \(2 values\)"):
         SemanticBackdoor(attribute="hand").probe(held, info())
     with pytest.raises(ValueError, match="must differ"):
         SemanticBackdoor(source=2, target=2)
+
+
+def test_a_semantic_backdoor_repeats_what_little_a_client_holds():
+    held = shard()
+    attack = SemanticBackdoor(source=7, target=2, attribute="pen", value=1, ratio=0.5)
+    bad = attack.poison(held, facts(), generator=generator(0))
+    own = held.x[(held.y == 7) & (held.attributes["pen"] == 1)]
+    of_subset = (bad.x[:, None] == own).flatten(2).all(2).any(1)
+    assert int(of_subset.sum()) == 20
+    assert bool((bad.y[of_subset] == 2).all())
+    assert torch.equal(bad.y[~of_subset], held.y[~of_subset])
+    without = held.take((held.y != 7).nonzero().flatten())
+    assert torch.equal(attack.poison(without, facts(), generator=generator(0)).y, without.y)
 
 
 def test_edge_cases_come_from_elsewhere_and_are_tested_on_held_out_ones(monkeypatch):
@@ -202,6 +219,40 @@ def test_badnets_succeed_where_no_honest_model_would():
     assert float(result.probe.double().mean()) > 0.5
     assert result.accuracy[-1] > toy.clean().accuracy[-1] - 0.03
     assert result.probes[-1] == pytest.approx(float(result.probe.double().mean()))
+
+
+def test_clean_labels_succeed_and_perturbed_images_do_better_than_marked_ones():
+    where = toy.setup()
+    shares = [
+        float(toy.attacked(where, attack).probe.double().mean())
+        for attack in (CleanLabelBackdoor(fraction=0.5, size=2, eps=eps) for eps in (0.3, 0.0))
+    ]
+    assert shares[0] > 0.8
+    assert shares[1] < shares[0] - 0.1
+    assert toy.floor(where, CleanLabelBackdoor(size=2), toy.clean().released) < 0.2
+
+
+def test_a_semantic_backdoor_succeeds_on_its_subset():
+    where = toy.setup()
+    attack = SemanticBackdoor(source=3, target=2, intensity=0.3, fraction=0.5)
+    result = toy.attacked(where, attack)
+    assert toy.floor(where, attack, toy.clean().released) < 0.1
+    assert max(result.probes[-3:]) > 0.5
+    assert result.accuracy[-1] > toy.clean().accuracy[-1] - 0.1
+
+
+@pytest.mark.data
+@pytest.mark.skipif("FEDSEC_DATA" not in os.environ, reason="FEDSEC_DATA is not set")
+def test_tails_of_fashion_are_the_classes_of_its_files():
+    train, test = natural.tail_examples("fashion-mnist", 5)
+    assert train.shape == (6000, 1, 28, 28)
+    assert test.shape == (1000, 1, 28, 28)
+    digits = DatasetInfo(
+        name="mnist", summary="", task="classification", input_shape=(1, 28, 28), classes=tuple("0123456789"),
+        bounds=(0.0, 1.0), modality="image",
+    )  # fmt: skip
+    probe = EdgeCaseBackdoor().probe(Examples(torch.zeros(1, 1, 28, 28), torch.zeros(1, dtype=torch.int64)), digits)
+    assert torch.equal(probe.x, test)
 
 
 def test_without_poison_the_success_is_the_floor():
