@@ -88,7 +88,8 @@ def leaning(cosines: Tensor, group: Tensor) -> Tensor:
 def _places(cosines: Tensor) -> Tensor:
     """Points ``(n, n)`` fp64 whose inner products are the cosines: unit updates, rotated into ``n`` dimensions."""
     values, vectors = torch.linalg.eigh(cosines.double().cpu())
-    return vectors * values.clamp_min(0.0).sqrt()
+    places: Tensor = vectors * values.clamp_min(0.0).sqrt()
+    return places
 
 
 def _within(cosines: Tensor, members: Tensor) -> float:
