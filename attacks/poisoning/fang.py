@@ -6,6 +6,7 @@ which the model would change without the attack; the malicious updates go the ot
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -79,7 +80,7 @@ def fang_krum(
         count = h - 2  # m - c - 2 with m = h + c
         nearest = distances.sort(dim=1).values[:, 1 : count + 1].sqrt().sum(dim=1)
         bound = float(nearest.min()) / max(h - copies - 1, 1) + float(squares.max().sqrt())
-        strength = bound / d**0.5
+        strength = bound / math.sqrt(d)
         while strength >= threshold:
             off = (squares + 2.0 * strength * along + strength**2 * size).clamp_min(0.0)
             if _krum(_with_copies(distances, off, copies), neighbours=count) >= h:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -40,7 +41,7 @@ def disguised(
     base = previous.cpu() if disguise in ("delta", "noisy-delta") else torch.zeros(size)
     if disguise == "delta":
         return base.clone()
-    spread = noise * float(previous.double().std(correction=0)) * float(round_index + 1) ** -decay
+    spread = noise * float(previous.double().std(correction=0)) * math.pow(round_index + 1, -decay)
     return base + spread * torch.randn(size, generator=generator)
 
 

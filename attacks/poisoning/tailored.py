@@ -195,9 +195,9 @@ def _scan(trials: _Trials, units: dict[Direction, float], budget: Budget, reach:
             values = trials(direction, [sign * unit * step for step in grid], rough=True)
             line = []
             for place, value in enumerate(values):
-                low, high = max(place - 1, 0), min(place + 1, len(grid) - 1)
-                if value >= values[low] and value >= values[high] and value > 0.0:
-                    line.append((value, direction, sign, grid[low], grid[high]))
+                before, after = max(place - 1, 0), min(place + 1, len(grid) - 1)
+                if value >= values[before] and value >= values[after] and value > 0.0:
+                    line.append((value, direction, sign, grid[before], grid[after]))
             line.sort(key=lambda peak: -peak[0])
             highest += line[:1] if budget.lines else []
             peaks += line[1:] if budget.lines else line
