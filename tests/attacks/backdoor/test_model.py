@@ -5,7 +5,7 @@ import dataclasses
 import backdoored as toy
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsec.attacks.backdoor import anomaly, quiet_coordinates, replacement_factor, within
@@ -78,6 +78,7 @@ def coalition(own, *, n=10, weights=None):
     )  # fmt: skip
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     weights=st.lists(st.integers(1, 50), min_size=2, max_size=8),
     k=st.integers(1, 2),
@@ -209,6 +210,7 @@ def test_pgd_without_a_radius_is_as_long_as_its_own_honest_update():
     assert not torch.allclose(rows, honest)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=30), st.floats(0, 0.99))
 def test_quiet_coordinates_are_those_that_moved_least(values, top):
     change = torch.tensor(values, dtype=torch.float64)
