@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,8 +11,11 @@ from .document import Audit, drop_of, headline, number_of, score_of, table
 from .format import MISSING, points, quantity, ratio
 from .overview import Anchors, Cell, make_cell
 from .severity import advantage, category_of, measured, unproven
+from .shares import shares
 
 HARM = "Integrity"
+ALIKE = 1.1
+"""Attacks are compared if their share is at most so many times the commonest one of their kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +61,11 @@ class Strongest:
 
 
 def strongest(audit: Audit, anchors: Anchors) -> Strongest | None:
-    """The table of the attacks on integrity; ``None`` without a measured one."""
+    """The table of the attacks on integrity; ``None`` without a measured one.
+
+    An attack with more identities does more harm, whatever it is: those with a larger share than the commonest of their
+    kind are left to the breakdown curves.
+    """
     kinds: dict[str, list[str]] = {}
     for label, entry in audit.attacks.items():
         if category_of(entry) == HARM:
@@ -65,19 +73,33 @@ def strongest(audit: Audit, anchors: Anchors) -> Strongest | None:
     kinds = {kind: attacks for kind, attacks in kinds.items() if any(_measured(audit, a) for a in attacks)}
     if not kinds:
         return None
-    rows = tuple(_row(audit, anchors, stack, kinds) for stack in audit.stacks)
-    return Strongest(kinds=tuple(_title(audit, kind, attacks) for kind, attacks in kinds.items()), rows=rows)
+    most = {kind: _commonest(audit, attacks) for kind, attacks in kinds.items()}
+    kept = {kind: [a for a in attacks if _share(audit, a) <= ALIKE * most[kind]] for kind, attacks in kinds.items()}
+    rows = tuple(_row(audit, anchors, stack, kept) for stack in audit.stacks)
+    return Strongest(kinds=tuple(_title(audit, k, kept[k], cut=kept[k] != kinds[k]) for k in kinds), rows=rows)
+
+
+def _share(audit: Audit, attack: str) -> float:
+    return max(shares(audit, attack), default=0.0)
+
+
+def _commonest(audit: Audit, attacks: list[str]) -> float:
+    """The share that most attacks of a kind have; the largest of them if there are several."""
+    counts = Counter(_share(audit, attack) for attack in attacks if shares(audit, attack))
+    return max(counts, key=lambda share: (counts[share], share), default=1.0)
 
 
 def _measured(audit: Audit, attack: str) -> bool:
     return any(measured(audit.finding(attack, stack)) for stack in audit.stacks)
 
 
-def _title(audit: Audit, kind: str, attacks: list[str]) -> str:
-    """The judge and what it counts."""
+def _title(audit: Audit, kind: str, attacks: list[str], *, cut: bool) -> str:
+    """The judge and what it counts; and up to which share, if attacks with more of them were left out."""
     names = (headline(audit.finding(a, s))[0] for a in attacks for s in audit.stacks)
     counted = next((name for name in names if name), "")
-    return f"{kind}: {counted.replace('_', ' ')}" if counted else kind
+    said = f"{kind}: {counted.replace('_', ' ')}" if counted else kind
+    largest = max(_share(audit, attack) for attack in attacks)
+    return f"{said}, up to {quantity(largest, 'share')} compromised" if cut else said
 
 
 def _row(audit: Audit, anchors: Anchors, stack: str, kinds: Mapping[str, list[str]]) -> StackRow:
