@@ -46,7 +46,7 @@ class Authentication(Defense):
         assuming="the authority enrolls each participant once and keeps its key; clients keep theirs. It does nothing "
         "against enrolled clients that are bribed or broken into",
     )
-    cost: ClassVar[str] = "0.1 to 0.2 ms per identity and round; an authority that knows every participant"
+    cost: ClassVar[str] = "0.1 ms of signatures per identity and round; an authority that knows every participant"
 
     def admit(self, identities: tuple[int, ...], context: RoundContext) -> tuple[int, ...]:
         """The identities that prove themselves; reports how many did not."""

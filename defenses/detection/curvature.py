@@ -33,7 +33,8 @@ def hessian_product(steps: Tensor, changes: Tensor, vectors: Tensor) -> Tensor:
             f"{tuple(vectors.shape)}"
         )
     # all products at once, summed in fp64 over chunks of coordinates
-    products = geometry.gram(torch.cat([steps, changes, vectors]))
+    rows = torch.cat([steps, changes, vectors])
+    products = geometry.gram(rows)
     if not float(products[m - 1, m - 1]) > 0.0:
         raise ValueError("the newest step is zero: nothing bends along it")
     across = products[:m, m : 2 * m]
@@ -48,4 +49,4 @@ def hessian_product(steps: Tensor, changes: Tensor, vectors: Tensor) -> Tensor:
     seen = torch.cat([products[m : 2 * m, 2 * m :], sigma * products[:m, 2 * m :]])
     weights = (torch.linalg.pinv(middle) @ seen).t()
     mix = torch.cat([-sigma * weights[:, m:], -weights[:, :m], sigma * torch.eye(len(vectors)).to(weights)], dim=1)
-    return geometry.combine_many(torch.cat([steps, changes, vectors]), mix)
+    return geometry.combine_many(rows, mix)
