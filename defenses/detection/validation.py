@@ -69,8 +69,8 @@ class Validation(Defense):
     guarantee: ClassVar[Guarantee] = Guarantee(
         protects="performance on inputs like the server's clean examples",
         against="updates that lower it, f per round",
-        assuming="clean examples of the task, and a known f: honest updates are rejected if fewer than f are malicious. "
-        "What costs no accuracy on clean inputs, as a careful backdoor, is not seen",
+        assuming="clean examples of the task, and a known f: honest updates are rejected if fewer than f are "
+        "malicious. What costs no accuracy on clean inputs, as a careful backdoor, is not seen",
     )
     cost: ClassVar[str] = "n + 1 evaluations of the clean examples per round; the honest updates among the f"
 
