@@ -4,7 +4,8 @@ Shared by robust rules, detectors and the poisoning attacks that adapt to them. 
 distances between nearly equal rows are right:
 
 - ``|a|^2 + |b|^2 - 2 a.b`` on raw rows cancels (in fp32, 9 % error for updates that are 0.3 % apart), so rows
-  are centred first, and products are formed and summed in fp64, one chunk of coordinates at a time.
+  are centred first, and products are formed and summed in fp64, one chunk of coordinates at a time. In large rounds
+  of fp32 rows, products of a chunk are fp32, and fp64 only among rows that lie close together and far from the centre.
 - A finite but huge row moves the mean so far that centring on it destroys the distances between all others. Rows are
   centred on one of them, chosen so that fewer than half of the rows cannot push it away (`central_row`).
 
@@ -22,7 +23,13 @@ from torch import Tensor
 
 CHUNK = 1 << 13
 """Coordinates per chunk: an fp64 chunk of 50 rows is 3.3 MB, about a core's share of the cache."""
-SAMPLE = 1 << 12
+FEW = 1 << 20
+"""Numbers of a round below which all products are fp64."""
+
+CLOSE = 0.05
+"""Squared distance of two rows, over their squared distances from the centre, below which fp32 is not enough."""
+
+SAMPLE = 1 << 10
 """Coordinates from which a central row is chosen."""
 
 
@@ -114,15 +121,6 @@ def mean_around_median(rows: Tensor, count: int) -> Tensor:
     return result
 
 
-def scale_rows(rows: Tensor, factors: Tensor) -> Tensor:
-    """Each row times its factor, in fp64: ``(n, d)`` and ``(n,)`` to ``(n, d)``; rows of factor 1 are copied."""
-    result = rows.detach().clone()
-    for row in (factors != 1.0).nonzero().flatten().tolist():
-        for span in spans(rows.shape[1]):
-            result[row, span] = (rows[row, span].double() * factors[row]).to(rows.dtype)
-    return result
-
-
 def combine(rows: Tensor, coefficients: Tensor) -> Tensor:
     """``sum_i c_i x_i`` in the precision of the rows: ``(n, d)`` and ``(n,)`` to ``(d,)``."""
     return combine_many(rows, coefficients.unsqueeze(0))[0]
@@ -130,38 +128,98 @@ def combine(rows: Tensor, coefficients: Tensor) -> Tensor:
 
 def combine_many(rows: Tensor, coefficients: Tensor) -> Tensor:
     """`combine` for several sets of coefficients at once: ``(n, d)`` and ``(m, n)`` to ``(m, d)``."""
-    if rows.dtype in (torch.float32, torch.float64):
-        weights = coefficients.to(device=rows.device, dtype=rows.dtype)
-        return weights @ rows.detach() if len(weights) > 1 else (weights[0] @ rows.detach()).unsqueeze(0)
-    weights = coefficients.to(device=rows.device, dtype=torch.float32)
-    result = torch.empty(weights.shape[0], rows.shape[1], dtype=rows.dtype, device=rows.device)
-    for span in spans(rows.shape[1]):
-        result[:, span] = (weights @ rows[:, span].detach().float()).to(rows.dtype)
+    rows = rows.detach()
+    if rows.dtype not in (torch.float32, torch.float64):
+        weights = coefficients.to(device=rows.device, dtype=torch.float32)
+        result = torch.empty(len(weights), rows.shape[1], dtype=rows.dtype, device=rows.device)
+        for span in spans(rows.shape[1]):
+            result[:, span] = (weights @ rows[:, span].float()).to(rows.dtype)
+        return result
+    weights = coefficients.to(device=rows.device, dtype=rows.dtype)
+    if len(weights) == 1:
+        return (weights[0] @ rows).unsqueeze(0)
+    places = weights.nonzero()
+    if len(places) > 2 * rows.shape[0]:
+        return weights @ rows
+    # few entries, as of buckets and of clipping: row by row
+    result = torch.empty(len(weights), rows.shape[1], dtype=rows.dtype, device=rows.device)
+    begun = [False] * len(weights)
+    for (to, of), weight in zip(places.tolist(), weights[places[:, 0], places[:, 1]].tolist(), strict=True):
+        if begun[to]:
+            result[to].add_(rows[of], alpha=weight)
+        else:
+            torch.mul(rows[of], weight, out=result[to])
+            begun[to] = True
+    for to, done in enumerate(begun):
+        if not done:
+            result[to].zero_()
     return result
 
 
-def gram(rows: Tensor, *, centre: Tensor | None = None) -> Tensor:
-    """Inner products of all pairs of rows, less a centre: ``(n, d)`` to ``(n, n)`` fp64."""
-    n, d = rows.shape
+def gram(rows: Tensor, *, centre: Tensor | None = None, only: Tensor | None = None) -> Tensor:
+    """Inner products of all pairs of rows, less a centre: ``(n, d)`` to ``(n, n)`` fp64.
+
+    Args:
+        rows: ``(n, d)``.
+        centre: ``(d,)`` subtracted from each; ``None`` is zero.
+        only: indices of the rows meant; ``None`` is all.
+
+    Raises:
+        ValueError: a sum of squares exceeds fp64.
+    """
+    products = _products(rows.detach(), torch.float64, centre, only)
+    if not bool(torch.isfinite(products).all()):
+        raise ValueError("rows are so long that the squares of their lengths exceed fp64")
+    return products
+
+
+def _products(rows: Tensor, dtype: torch.dtype, centre: Tensor | None, only: Tensor | None) -> Tensor:
+    n = rows.shape[0] if only is None else len(only)
     total = torch.zeros(n, n, dtype=torch.float64, device=rows.device)
-    rows = rows.detach()
-    block = torch.empty(n, min(d, CHUNK), dtype=torch.float64, device=rows.device)
-    for span in spans(d):
+    block = torch.empty(n, min(rows.shape[1], CHUNK), dtype=dtype, device=rows.device)
+    for span in spans(rows.shape[1]):
         part = block[:, : span.stop - span.start]
-        part.copy_(rows[:, span])
-        if centre is not None:
-            part.sub_(centre[span])
+        source = rows[:, span] if only is None else rows[only, span]
+        if centre is not None and dtype == rows.dtype == centre.dtype:
+            torch.sub(source, centre[span], out=part)
+        else:
+            part.copy_(source)
+            if centre is not None:
+                part.sub_(centre[span])
         if rows.device.type == "cpu":
             # numpy sees that both factors are one matrix and computes half of the products
-            total += torch.from_numpy(np.matmul(part.numpy(), part.numpy().T))
+            with np.errstate(over="ignore", invalid="ignore"):
+                total += torch.from_numpy(np.matmul(part.numpy(), part.numpy().T))
         else:
-            total.addmm_(part, part.t())
+            total += part @ part.t()
     return total
 
 
 def centred_gram(rows: Tensor) -> Tensor:
     """`gram` about `central_row`."""
-    return gram(rows, centre=central_row(rows))
+    return gram_about(rows, central_row(rows))
+
+
+def gram_about(rows: Tensor, centre: Tensor) -> Tensor:
+    """`gram` about a row in the midst of the others, with fp32 products where they are enough: ``(n, n)`` fp64.
+
+    A product of fp32 rows errs by some 1e-7 of their lengths from the centre. Rows closer together than a fifth of that
+    (copies of one update, say) would lose digits of their distance: products among them are fp64.
+    """
+    rows = rows.detach()
+    if rows.dtype != torch.float32 or centre.dtype != torch.float32 or rows.numel() < FEW:
+        return gram(rows, centre=centre)
+    products = _products(rows, torch.float32, centre, None)
+    squares = products.diagonal()
+    close = squared_distances(products) < CLOSE * (squares.unsqueeze(0) + squares.unsqueeze(1))
+    lost = close.fill_diagonal_(False).any(dim=1).nonzero().flatten()
+    # squares that overflow or vanish in fp32 are no better
+    odd = ((squares > 1e30) | (squares < 1e-20)).nonzero().flatten()
+    if len(odd) > 1 or not bool(torch.isfinite(products).all()):
+        return gram(rows, centre=centre)
+    if len(lost):
+        products[lost.unsqueeze(1), lost] = gram(rows, centre=centre, only=lost)
+    return products
 
 
 def squared_distances(products: Tensor) -> Tensor:
@@ -184,15 +242,19 @@ def row_norms(rows: Tensor, *, centre: Tensor | None = None) -> Tensor:
     if centre is None and rows.dtype == torch.float32:
         norms = torch.linalg.vector_norm(rows, dim=1).double()
         # outside of this range the squares of fp32 overflow or vanish
-        for row in ((norms > 1e15) | (norms < 1e-10)).nonzero().flatten().tolist():
+        for row in (~((norms < 1e15) & (norms > 1e-10))).nonzero().flatten().tolist():
             norms[row] = torch.linalg.vector_norm(rows[row].double())
         return norms
     total = torch.zeros(rows.shape[0], dtype=torch.float64, device=rows.device)
+    same = centre is not None and centre.dtype == rows.dtype == torch.float32
     for span in spans(rows.shape[1]):
-        block = rows[:, span].double()
+        block = rows[:, span] if same else rows[:, span].double()
         if centre is not None:
-            block = block - centre[span].double()
-        total += torch.linalg.vector_norm(block, dim=1).square()
+            block = block - centre[span] if same else block - centre[span].double()
+        total += torch.linalg.vector_norm(block, dim=1).double().square()
+    if same and centre is not None:
+        for row in (~((total < 1e30) & (total > 1e-20))).nonzero().flatten().tolist():
+            total[row] = (rows[row].double() - centre.double()).square().sum()
     return total.sqrt()
 
 
@@ -204,14 +266,18 @@ def dots(rows: Tensor, vector: Tensor) -> Tensor:
     return total
 
 
-def central_row(rows: Tensor) -> Tensor:
+def central_row(rows: Tensor, *, norms: Tensor | None = None) -> Tensor:
     """A row that fewer than half of the rows cannot push far from the others, ``(n, d)`` to ``(d,)``.
 
     The row whose median distance to the others is smallest, measured on a sample of coordinates, among those
     whose norm is at most the median norm. The sample may mislead (somebody can hide in it); the bound on the norm is
     exact, so that products about this row lose no more digits than products about the origin.
+
+    Args:
+        rows: ``(n, d)``.
+        norms: ``(n,)`` if they are known.
     """
-    norms = row_norms(rows)
+    norms = row_norms(rows) if norms is None else norms
     step = max(1, rows.shape[1] // SAMPLE)
     sample = rows[:, ::step].double()
     distances = squared_distances(gram(sample, centre=coordinate_median(sample)))

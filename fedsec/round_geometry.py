@@ -41,7 +41,13 @@ class RoundGeometry:
         Raises:
             ValueError: the matrix is empty or not finite; the message names the rows.
         """
-        geometry.check_rows(rows)
+        if rows.dim() != 2 or not rows.is_floating_point() or not rows.numel():
+            geometry.check_rows(rows)
+        norms = geometry.row_norms(rows)
+        if not bool(torch.isfinite(norms).all()):
+            # norms are needed anyway, and tell as well as another pass whether rows are finite
+            geometry.check_rows(rows)
+        self.norms = norms
         self._base: Tensor | None = rows
         self._mix: Tensor | None = None
         self._root = self
@@ -89,16 +95,12 @@ class RoundGeometry:
     @cached_property
     def rows(self) -> Tensor:
         """``(n, d)``; of a mixture they are formed here."""
-        if self._mix is None:
-            return self._known
-        if self._mix.shape[0] == self._mix.shape[1] and not bool((self._mix - self._mix.diagonal().diag()).any()):
-            return geometry.scale_rows(self._known, self._mix.diagonal())
-        return geometry.combine_many(self._known, self._mix)
+        return self._known if self._mix is None else geometry.combine_many(self._known, self._mix)
 
     @cached_property
     def centre(self) -> Tensor:
         """``(d,)`` a point among the rows (those behind a mixture) that fewer than half of them cannot move far."""
-        return geometry.central_row(self._known) if self._root is self else self._root.centre
+        return geometry.central_row(self._known, norms=self.norms) if self._root is self else self._root.centre
 
     @cached_property
     def gram(self) -> Tensor:
@@ -109,7 +111,7 @@ class RoundGeometry:
         if self._root is not self and self._root._base is not None and self._averages:
             return _congruent(self._mix, self._root.gram)
         if self._base is not None and self._mix is None:
-            return geometry.gram(self._base, centre=self.centre)
+            return geometry.gram_about(self._base, self.centre)
         return geometry.about_central_row(self.raw_gram)
 
     @cached_property
@@ -125,8 +127,6 @@ class RoundGeometry:
     @cached_property
     def norms(self) -> Tensor:
         """Euclidean norms, ``(n,)`` fp64."""
-        if self._base is not None and self._mix is None and "raw_gram" not in self.__dict__:
-            return geometry.row_norms(self._base)
         return self.raw_gram.diagonal().clamp_min(0.0).sqrt()
 
     @cached_property

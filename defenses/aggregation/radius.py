@@ -55,19 +55,17 @@ def centered_clipping(U: Tensor, *, tau: float, iterations: int = 1, start: Tens
     Raises:
         ValueError: ``tau`` is not positive, ``iterations`` is not, shapes differ, or the matrix is not finite.
     """
-    geometry.check_rows(U)
+    round_ = RoundGeometry(U)
     _checked(tau, iterations)
     n, d = U.shape
     centre = torch.zeros(d, dtype=torch.float64, device=U.device) if start is None else start.to(torch.float64)
     if centre.shape != (d,):
         raise ValueError(f"start must have shape ({d},), got {tuple(centre.shape)}")
-    for _ in range(iterations):
-        norms = geometry.row_norms(U, centre=centre)
+    for step in range(iterations):
+        at_zero = start is None and step == 0
+        norms = round_.norms if at_zero else geometry.row_norms(U, centre=centre.to(U.dtype))
         share = (tau / norms.clamp_min(tau)) / n
-        moved = torch.empty_like(centre)
-        for span in geometry.spans(d):
-            moved[span] = centre[span] + share @ (U[:, span].double() - centre[span])
-        centre = moved
+        centre = centre * (1.0 - share.sum()) + round_.combine(share)
     return centre.to(U.dtype)
 
 
@@ -86,7 +84,7 @@ def clip_norms(U: Tensor, *, c: float) -> Tensor:
         ValueError: ``c`` is not positive, or the matrix is not finite.
     """
     round_ = RoundGeometry(U)
-    return geometry.scale_rows(U, clip_norms_matrix(round_, c=c).diagonal())
+    return round_.mixed(clip_norms_matrix(round_, c=c)).rows
 
 
 def adaptive_clipping_matrix(round_: RoundGeometry, *, f: int) -> Tensor:
@@ -109,7 +107,7 @@ def adaptive_clipping(U: Tensor, *, f: int) -> Tensor:
         ValueError: not ``n >= 2f + 1``, or the matrix is not finite.
     """
     round_ = RoundGeometry(U)
-    return geometry.scale_rows(U, adaptive_clipping_matrix(round_, f=f).diagonal())
+    return round_.mixed(adaptive_clipping_matrix(round_, f=f)).rows
 
 
 def _checked(tau: float, iterations: int) -> None:
