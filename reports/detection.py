@@ -100,7 +100,6 @@ def _cell(finding: Mapping[str, Any], key: str) -> tuple[str, str, str]:
     value, ceiling = number_of(metric, "value"), number_of(metric, "ceiling")
     if unit == "rounds" and value is not None and value == ceiling:
         return "never", "", ""
-    unit = "" if key == "detection_auc" else unit
     floor = number_of(metric, "floor")
     shown = f"{quantity(floor, unit)} with no attack" if key == "detection_fpr" and floor else ""
     span = interval(number_of(metric, "low"), number_of(metric, "high"), unit)

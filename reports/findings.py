@@ -12,7 +12,7 @@ from .costs import loss_span
 from .detection import Detection, detection
 from .document import Audit, headline, number_of, rows, score_of, table, texts
 from .exhibits import Gallery, galleries
-from .format import brief, flow, pairs, points, quantity
+from .format import brief, flow, interval, pairs, points, quantity
 from .images import Budget
 from .ledger import Ledger, ledgers
 from .overview import Anchors, Cell, make_cell
@@ -49,9 +49,17 @@ class Evidence:
     seeds: tuple[tuple[str, str], ...]
     accuracy: str
     drop: str
-    others: tuple[tuple[str, str, str], ...]
     reason: str
     has_detail: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricRow:
+    """One metric beside the headline: for each stack that was measured its value, its interval and its floor."""
+
+    name: str
+    about: str
+    cells: tuple[tuple[str, str, str], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +77,7 @@ class Section:
     resolution: str
     ticks: tuple[Tick, ...]
     evidence: tuple[Evidence, ...]
+    metrics: tuple[MetricRow, ...]
     ledgers: tuple[Ledger, ...]
     galleries: tuple[Gallery, ...]
     readings: tuple[Reading, ...]
@@ -116,6 +125,7 @@ def _section(audit: Audit, anchors: Anchors, attack: str, shown: tuple[Gallery, 
         resolution=quantity(number_of(metric, "resolution"), unit) if number_of(metric, "resolution") else "",
         ticks=axis(scale, unit, 5),
         evidence=tuple(_evidence(audit, anchors, attack, stack, scale) for stack in found),
+        metrics=_metrics({s: f for s, f in found.items() if measured(f)}),
         ledgers=ledgers(audit, attack),
         galleries=shown,
         readings=readings(audit, attack),
@@ -159,7 +169,7 @@ def _scale(found: Mapping[str, Mapping[str, Any]], start: float, stop: float) ->
 
 def _evidence(audit: Audit, anchors: Anchors, attack: str, stack: str, scale: Scale) -> Evidence:
     finding = audit.finding(attack, stack)
-    name, metric = headline(finding)
+    metric = headline(finding)[1]
     unit = str(metric.get("unit") or "")
     value = number_of(metric, "value")
     low, high, floor, ceiling = (number_of(metric, k) for k in ("low", "high", "floor", "ceiling"))
@@ -167,7 +177,6 @@ def _evidence(audit: Audit, anchors: Anchors, attack: str, stack: str, scale: Sc
     scored, accuracy, in_unit = score_of(table(finding, "utility"))
     honest = score_of(audit.utilities.get(stack, {}))[1]
     shown = ranged(accuracy, in_unit)
-    others = [(n, m) for n, m in table(finding, "metrics").items() if n != name and isinstance(m, Mapping)]
     return Evidence(
         stack=stack,
         stack_anchor=anchors.stack(stack),
@@ -178,9 +187,6 @@ def _evidence(audit: Audit, anchors: Anchors, attack: str, stack: str, scale: Sc
         seeds=tuple((seed, quantity(v, unit)) for seed, v in table(finding, "by_seed").items()),
         accuracy=shown if scored == "accuracy" or not shown else f"{scored} {shown}",
         drop=_impact(finding, in_unit) or _lost(number_of(accuracy, "value"), number_of(honest, "value"), in_unit),
-        others=tuple(
-            (NAMES.get(n, n.replace("_", " ")), _metric_text(m), str(m.get("description") or "")) for n, m in others
-        ),
         reason=reason,
         has_detail=has_detail,
     )
@@ -206,11 +212,24 @@ def _impact(finding: Mapping[str, Any], unit: str) -> str:
     return f"impact {points(value, unit)} ({loss_span(number_of(lost, 'low'), number_of(lost, 'high'), unit)})"
 
 
-def _metric_text(metric: Mapping[str, Any]) -> str:
+def _metrics(found: Mapping[str, Mapping[str, Any]]) -> tuple[MetricRow, ...]:
+    """Every metric but the headline, by stack."""
+    by_stack = {stack: table(finding, "metrics") for stack, finding in found.items()}
+    heads = {headline(finding)[0] for finding in found.values()}
+    names = dict.fromkeys(n for metrics in by_stack.values() for n in metrics if n not in heads)
+    made = []
+    for name in names:
+        known = [table(metrics, name) for metrics in by_stack.values()]
+        about = next((str(m["description"]) for m in known if m.get("description")), "")
+        made.append(MetricRow(name=_name(name), about=about, cells=tuple(map(_metric_cell, known))))
+    return tuple(made)
+
+
+def _metric_cell(metric: Mapping[str, Any]) -> tuple[str, str, str]:
     unit = str(metric.get("unit") or "")
-    text = ranged(metric, unit)
     floor = number_of(metric, "floor")
-    return (text or "—") + (f", floor {quantity(floor, unit)}" if floor is not None else "")
+    span = interval(number_of(metric, "low"), number_of(metric, "high"), unit)
+    return quantity(number_of(metric, "value"), unit), span, f"floor {quantity(floor, unit)}" if floor else ""
 
 
 def _roc(audit: Audit, attack: str, found: Mapping[str, Mapping[str, Any]]) -> Chart | None:

@@ -285,6 +285,7 @@ def _suspicion(watch: Table) -> tuple[Measurement, ...]:
             truths=sides(acting),
             clusters=sides(client),
             floor=0.5,
+            unit="",
             description="Chance that an attacker is more suspicious than an honest identity of the same round, ties "
             "counted half",
         ),
@@ -305,6 +306,7 @@ def _suspicion(watch: Table) -> tuple[Measurement, ...]:
             truths=sides(rows["acting"] > 0),
             clusters=sides(rows["client"]),
             floor=0.5,
+            unit="",
             description="The same for scores of all rounds together, as a threshold that is never adjusted sees them",
         ),
     )

@@ -141,7 +141,8 @@ def pool(
     floor = _floor(items)
     ceiling = float(np.mean([item.ceiling for item in items]))
     caveats = [first.description] if first.description else []
-    if not ceiling > floor:
+    # A metric beside the headline may count downwards, as an accuracy does.
+    if not ceiling > floor and (first.headline or ceiling == floor):
         caveats.append(f"No advantage can be measured: the floor {floor:.4g} is not below the ceiling {ceiling:.4g}.")
     if sum(sample.independent for sample in samples) == 1:
         caveats.append("It rests on one independent observation.")

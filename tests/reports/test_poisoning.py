@@ -11,9 +11,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from fedsec.reports import breakdown, detection, overview, strongest
+from fedsec.reports import breakdown, detection, findings, overview, strongest
 from fedsec.reports.document import read
 from fedsec.reports.html import render
+from fedsec.reports.images import Budget
 from fedsec.reports.markdown import render as summary
 from fedsec.reports.shares import compromised
 
@@ -29,7 +30,7 @@ def watched(value: float) -> dict[str, Any]:
     made = {
         "detection_tpr": metric(value, 0.0, 1.0, 200, "detection_tpr", False),
         "detection_fpr": metric(0.1, 0.05, 1.0, 800, "detection_fpr", False),
-        "detection_auc": metric(0.5 + value / 2, 0.5, 1.0, 1000, "detection_auc", False),
+        "detection_auc": metric(0.5 + value / 2, 0.5, 1.0, 1000, "auc", False),
         "accuracy_drop": metric(0.3, 0.0, 0.9, 1500, "accuracy_drop", False),
     }
     never = {"value": 20.0, "low": 20.0, "high": 20.0, "ceiling": 20.0, "unit": "rounds"}
@@ -211,6 +212,20 @@ def test_detection_shows_the_stacks_that_noticed_something(poisoned: dict[str, A
     assert "What the stacks noticed" in words
     assert "impact −30.0 points" in words
     assert "attack impact (accuracy drop)" in words
+
+
+def test_every_metric_beside_the_headline_has_a_row_with_a_cell_per_stack(poisoned: dict[str, Any]) -> None:
+    audit = read(poisoned)
+    (section,) = [s for s in findings.sections(audit, overview.Anchors(audit), Budget(0)) if s.label == "sign-flip"]
+    rows = {row.name: row for row in section.metrics}
+    assert set(rows) == {
+        "detection tpr", "detection fpr", "detection auc", "detection first", "attack impact (accuracy drop)",
+    }  # fmt: skip
+    shown = [e.stack for e in section.evidence if e.strip]
+    cells = dict(zip(shown, rows["detection fpr"].cells, strict=True))
+    assert cells["multi-krum"][0] == "10.0%"
+    assert cells["multi-krum"][2] == "floor 5.00%"
+    assert cells["none"] == ("—", "", "")
 
 
 def test_the_end_of_an_attack_is_marked_where_rounds_follow_it(poisoned: dict[str, Any]) -> None:
