@@ -3,5 +3,11 @@
 import subprocess
 import sys
 
-for name in ("benchmarks.rounds", "benchmarks.memory", "benchmarks.population", "benchmarks.inversion"):
+for name in (
+    "benchmarks.rounds",
+    "benchmarks.memory",
+    "benchmarks.population",
+    "benchmarks.inversion",
+    "benchmarks.aggregation",
+):
     subprocess.run([sys.executable, "-m", name], check=True)

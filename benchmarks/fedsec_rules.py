@@ -59,5 +59,5 @@ if __name__ == "__main__":
             if path not in kept:
                 kept.clear()
                 kept[path] = torch.from_numpy(np.load(path))
-            answer = measure(lambda U=kept[path], name=asked["rule"]: rule(name, len(U))(U))
+            answer = measure(lambda U=kept[path], name=asked["rule"]: rule(name, len(U))(U), fresh=asked["fresh"])
         print(json.dumps(answer), flush=True)

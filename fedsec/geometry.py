@@ -16,9 +16,11 @@ the last place of what is summed. Peak memory beside input and output is ``O(n *
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 CHUNK = 1 << 13
@@ -186,13 +188,23 @@ def _products(rows: Tensor, dtype: torch.dtype, centre: Tensor | None, only: Ten
             part.copy_(source)
             if centre is not None:
                 part.sub_(centre[span])
-        if rows.device.type == "cpu":
-            # numpy sees that both factors are one matrix and computes half of the products
-            with np.errstate(over="ignore", invalid="ignore"):
-                total += torch.from_numpy(np.matmul(part.numpy(), part.numpy().T))
-        else:
-            total += part @ part.t()
+        total += _square(part)
     return total
+
+
+def _square(block: Tensor) -> Tensor:
+    """``block @ block.T``; numpy sees that both factors are one matrix and computes half of the products."""
+    if block.device.type != "cpu":
+        return block @ block.t()
+    factor = block.numpy()
+    with _numpys_blas().limit(limits=torch.get_num_threads()), np.errstate(over="ignore", invalid="ignore"):
+        return torch.from_numpy(np.matmul(factor, factor.T))
+
+
+@cache
+def _numpys_blas() -> ThreadpoolController:
+    """The library behind numpy's products: its threads are not torch's, and spin where torch was told to use one."""
+    return ThreadpoolController().select(internal_api="openblas")
 
 
 def centred_gram(rows: Tensor) -> Tensor:
@@ -240,7 +252,7 @@ def row_norms(rows: Tensor, *, centre: Tensor | None = None) -> Tensor:
     """Euclidean norm of each row, less a centre: ``(n, d)`` to ``(n,)`` fp64."""
     rows = rows.detach()
     if centre is None and rows.dtype == torch.float32:
-        norms = torch.linalg.vector_norm(rows, dim=1).double()
+        norms: Tensor = torch.linalg.vector_norm(rows, dim=1).double()
         # outside of this range the squares of fp32 overflow or vanish
         for row in (~((norms < 1e15) & (norms > 1e-10))).nonzero().flatten().tolist():
             norms[row] = torch.linalg.vector_norm(rows[row].double())

@@ -37,7 +37,7 @@ def timed(request):
         KEPT.clear()
         KEPT[path] = torch.from_numpy(np.load(path))
     rule = made(*request["rule"])
-    return measure(lambda: rule(KEPT[path].clone() if request["copy"] else KEPT[path]))
+    return measure(lambda: rule(KEPT[path].clone() if request["copy"] else KEPT[path]), fresh=request["fresh"])
 
 
 if __name__ == "__main__":
