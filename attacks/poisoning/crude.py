@@ -38,7 +38,7 @@ class GaussianUpdate(Adversary):
     scale: Annotated[
         float,
         Field(gt=0.0, description="Standard deviation, in root mean squares of the client's own honest update"),
-    ] = 10.0
+    ] = 100.0
 
     name: ClassVar[str] = "gaussian-update"
     summary: ClassVar[str] = "Sends Gaussian noise instead of an update"

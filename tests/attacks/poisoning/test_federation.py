@@ -6,7 +6,12 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from fedsec.attacks.poisoning.crude import GaussianUpdate, ZeroUpdate
+from fedsec.attacks.poisoning.fang import FangKrum, FangTrim
+from fedsec.attacks.poisoning.free_rider import FreeRider
+from fedsec.attacks.poisoning.known_rule import Tailored
 from fedsec.attacks.poisoning.label_flip import LabelFlip, TargetedLabelFlip
+from fedsec.attacks.poisoning.mimic import Mimic
 from fedsec.attacks.poisoning.model import ALittleIsEnough, InnerProductManipulation, MinMax, SignFlip
 from fedsec.data.examples import DatasetInfo, Examples
 from fedsec.defenses.aggregation import coordinate_median, geometric_median, krum, mean, multi_krum
@@ -14,6 +19,7 @@ from fedsec.models.flat import FlatModel
 from fedsec.protocol.facts import PublicFacts
 from fedsec.protocol.parties import CoalitionView
 from fedsec.randomness import generator
+from fedsec.threat import Knowledge
 
 INFO = DatasetInfo(
     name="digits", summary="", task="classification", input_shape=(64,), classes=tuple("0123456789"),
@@ -21,11 +27,24 @@ INFO = DatasetInfo(
 )  # fmt: skip
 
 
-def facts():
+class Rehearsed:
+    """The server's rule, for an adversary that knows it."""
+
+    def __init__(self, rule):
+        self._rule = rule
+
+    def __call__(self, updates, *, model=None):
+        return self._rule(updates)
+
+    def function(self, n):
+        return self._rule
+
+
+def facts(rule=mean):
     model = FlatModel.of(torch.nn.Linear(64, 10), task="classification", name="softmax")
     return PublicFacts(
         info=INFO, model=model, initial=torch.zeros(650), stack=(), population=20, cohort=20, rounds=15, rule="mean",
-        knowledge=frozenset(),
+        knowledge=frozenset({Knowledge.AGGREGATION_RULE}), _aggregate=Rehearsed(rule),
     )  # fmt: skip
 
 
@@ -60,7 +79,7 @@ def train(adversary, rule, *, clients=20, controlled=0, rounds=15, seed=0, skew=
         blocks = pool.y.argsort(stable=True).chunk(clients)
         dealt = torch.randperm(clients, generator=generator(seed, "deal")).tolist()
         shards = [pool.take(blocks[block]) for block in dealt]
-    known = facts()
+    known = facts(rule)
     ours = range(controlled) if adversary is not None else range(0)
     for client in ours:
         shards[client] = adversary.poison(shards[client], known, generator=generator(seed, "poison", client))
@@ -88,8 +107,8 @@ def accuracy(result):
 RULES = {
     "mean": mean,
     "median": coordinate_median,
-    "multi-krum": lambda U: multi_krum(U, f=8),
-    "krum": lambda U: krum(U, f=8),
+    "multi-krum": functools.partial(multi_krum, f=8),
+    "krum": functools.partial(krum, f=8),
     "geometric median": geometric_median,
 }
 
@@ -127,6 +146,35 @@ def test_small_ipm_breaks_krum_and_spares_the_mean():
 
 def test_min_max_along_the_mean_breaks_krum():
     assert attacked(MinMax(direction="unit"), "krum", 8) < honest("krum") - 0.1
+
+
+def test_noise_destroys_the_mean_and_zeros_only_slow_it():
+    assert attacked(GaussianUpdate(), "mean", 6) < 0.3
+    for rule in ("median", "multi-krum", "geometric median"):
+        assert attacked(GaussianUpdate(), rule, 6) > 0.85
+    for adversary in (ZeroUpdate(), FreeRider()):
+        assert honest("mean") - 0.06 < attacked(adversary, "mean", 6) < honest("mean") + 0.02
+
+
+@pytest.mark.parametrize("rule", ["mean", "krum", "multi-krum"])
+def test_whoever_knows_the_rule_breaks_it(rule):
+    assert attacked(Tailored(omniscient=True), rule, 8) < 0.3
+
+
+def test_fangs_attack_breaks_the_krum_that_it_is_made_for():
+    assert attacked(FangKrum(omniscient=True), "krum", 8) < 0.3
+    assert attacked(FangKrum(omniscient=True), "mean", 8) > 0.8
+
+
+def test_fangs_attack_on_trimming_drags_the_median():
+    assert attacked(FangTrim(omniscient=True), "median", 8) < honest("median") - 0.03
+    assert attacked(FangTrim(), "median", 8) < honest("median") - 0.1
+
+
+def test_mimic_hurts_only_where_clients_differ():
+    adversary = Mimic(omniscient=True)
+    assert attacked(adversary, "median", 8) > honest("median") - 0.08
+    assert attacked(adversary, "median", 8, skew=True) < honest("median", skew=True) - 0.15
 
 
 def test_alie_needs_clients_that_differ():
