@@ -205,7 +205,6 @@ def main():
             if given.cohorts and n not in given.cohorts:
                 continue
             honest = updates(n - f, given.size)
-            np.save(folder / "honest.npy", honest.numpy())
             tau = float(torch.linalg.vector_norm(honest, dim=1).median()) / 2
             for mixed in (False, True):
                 for name in rules(f, tau):
@@ -215,6 +214,8 @@ def main():
                     few = f
                     if name == "minimum-diameter averaging" and math.comb(n, f) > SUBSETS:
                         few = max(k for k in range(1, f) if math.comb(n, k) <= SUBSETS)
+                    honest = updates(n - few, given.size)
+                    np.save(folder / "honest.npy", honest.numpy())
                     rows.append(case(peer, honest, folder, name, f=few, mixed=mixed, tau=tau))
                     print(title, n, rows[-1]["damage"], rows[-1]["seconds"], failures(rows[-1]), flush=True)
     if not given.rules and not given.cohorts:
