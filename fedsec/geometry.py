@@ -5,7 +5,7 @@ distances between nearly equal rows are right:
 
 - ``|a|^2 + |b|^2 - 2 a.b`` on raw rows cancels (in fp32, 9 % error for updates that are 0.3 % apart), so rows
   are centred first, and products are formed and summed in fp64, one chunk of coordinates at a time. In large rounds
-  of fp32 rows, products of a chunk are fp32, and fp64 only among rows that lie close together and far from the centre.
+  of fp32 rows, products within a chunk are fp32, unless some rows lie close together and far from the centre.
 - A finite but huge row moves the mean so far that centring on it destroys the distances between all others. Rows are
   centred on one of them, chosen so that fewer than half of the rows cannot push it away (`central_row`).
 
@@ -158,34 +158,32 @@ def combine_many(rows: Tensor, coefficients: Tensor) -> Tensor:
     return result
 
 
-def gram(rows: Tensor, *, centre: Tensor | None = None, only: Tensor | None = None) -> Tensor:
+def gram(rows: Tensor, *, centre: Tensor | None = None) -> Tensor:
     """Inner products of all pairs of rows, less a centre: ``(n, d)`` to ``(n, n)`` fp64.
 
     Args:
         rows: ``(n, d)``.
         centre: ``(d,)`` subtracted from each; ``None`` is zero.
-        only: indices of the rows meant; ``None`` is all.
 
     Raises:
         ValueError: a sum of squares exceeds fp64.
     """
-    products = _products(rows.detach(), torch.float64, centre, only)
+    products = _products(rows.detach(), torch.float64, centre)
     if not bool(torch.isfinite(products).all()):
         raise ValueError("rows are so long that the squares of their lengths exceed fp64")
     return products
 
 
-def _products(rows: Tensor, dtype: torch.dtype, centre: Tensor | None, only: Tensor | None) -> Tensor:
-    n = rows.shape[0] if only is None else len(only)
+def _products(rows: Tensor, dtype: torch.dtype, centre: Tensor | None) -> Tensor:
+    n = rows.shape[0]
     total = torch.zeros(n, n, dtype=torch.float64, device=rows.device)
     block = torch.empty(n, min(rows.shape[1], CHUNK), dtype=dtype, device=rows.device)
     for span in spans(rows.shape[1]):
         part = block[:, : span.stop - span.start]
-        source = rows[:, span] if only is None else rows[only, span]
         if centre is not None and dtype == rows.dtype == centre.dtype:
-            torch.sub(source, centre[span], out=part)
+            torch.sub(rows[:, span], centre[span], out=part)
         else:
-            part.copy_(source)
+            part.copy_(rows[:, span])
             if centre is not None:
                 part.sub_(centre[span])
         total += _square(part)
@@ -215,22 +213,19 @@ def centred_gram(rows: Tensor) -> Tensor:
 def gram_about(rows: Tensor, centre: Tensor) -> Tensor:
     """`gram` about a row in the midst of the others, with fp32 products where they are enough: ``(n, n)`` fp64.
 
-    A product of fp32 rows errs by some 1e-7 of their lengths from the centre. Rows closer together than a fifth of that
-    (copies of one update, say) would lose digits of their distance: products among them are fp64.
+    In a large round of fp32 rows they are, for they err by some 1e-7 of squared distances from the centre, unless rows
+    lie close together and far from the centre, as copies of one update do, or squares leave the range of fp32.
     """
     rows = rows.detach()
     if rows.dtype != torch.float32 or centre.dtype != torch.float32 or rows.numel() < FEW:
         return gram(rows, centre=centre)
-    products = _products(rows, torch.float32, centre, None)
+    products = _products(rows, torch.float32, centre)
     squares = products.diagonal()
     close = squared_distances(products) < CLOSE * (squares.unsqueeze(0) + squares.unsqueeze(1))
-    lost = close.fill_diagonal_(False).any(dim=1).nonzero().flatten()
-    # squares that overflow or vanish in fp32 are no better
-    odd = ((squares > 1e30) | (squares < 1e-20)).nonzero().flatten()
-    if len(odd) > 1 or not bool(torch.isfinite(products).all()):
+    in_range = (squares > 1e-20) & (squares < 1e30)
+    # the centre's own square is 0
+    if bool(close.fill_diagonal_(False).any()) or int(in_range.sum()) < len(rows) - 1:
         return gram(rows, centre=centre)
-    if len(lost):
-        products[lost.unsqueeze(1), lost] = gram(rows, centre=centre, only=lost)
     return products
 
 

@@ -83,3 +83,11 @@ def test_large_rounds_of_any_scale(size):
     truth = RoundGeometry(U.double()).squared_distances.numpy()
     found = RoundGeometry(U * size).squared_distances.numpy() / size**2
     np.testing.assert_allclose(found, truth, rtol=1e-5)
+
+
+@pytest.mark.parametrize("apart", [0.0, 1e-6, 1e-3])
+def test_a_large_group_of_near_copies_leaves_the_choice_to_float64(apart):
+    U = normal(20, 60_000)
+    U[12:] = U[12] + apart * normal(8, 60_000, seed=1)
+    assert torch.equal(krum(U, f=4), krum(U.double(), f=4).float())
+    np.testing.assert_allclose(multi_krum(U, f=4).numpy(), multi_krum(U.double(), f=4).numpy(), rtol=1e-4, atol=1e-5)
