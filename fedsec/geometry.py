@@ -219,14 +219,21 @@ def gram_about(rows: Tensor, centre: Tensor) -> Tensor:
     rows = rows.detach()
     if rows.dtype != torch.float32 or centre.dtype != torch.float32 or rows.numel() < FEW:
         return gram(rows, centre=centre)
+    step = rows.shape[1] // SAMPLE or 1
+    if _close_pairs(gram(rows[:, ::step], centre=centre[::step])):  # a sample shows most copies beforehand
+        return gram(rows, centre=centre)
     products = _products(rows, torch.float32, centre)
     squares = products.diagonal()
-    close = squared_distances(products) < CLOSE * (squares.unsqueeze(0) + squares.unsqueeze(1))
-    in_range = (squares > 1e-20) & (squares < 1e30)
     # the centre's own square is 0
-    if bool(close.fill_diagonal_(False).any()) or int(in_range.sum()) < len(rows) - 1:
+    if _close_pairs(products) or int(((squares > 1e-20) & (squares < 1e30)).sum()) < len(rows) - 1:
         return gram(rows, centre=centre)
     return products
+
+
+def _close_pairs(products: Tensor) -> bool:
+    squares = products.diagonal()
+    close = squared_distances(products) < CLOSE * (squares.unsqueeze(0) + squares.unsqueeze(1))
+    return bool(close.fill_diagonal_(False).any())
 
 
 def squared_distances(products: Tensor) -> Tensor:
