@@ -36,7 +36,8 @@ def least_likely(model: FlatModel, vector: Tensor, examples: Examples) -> Tensor
     """
     network = model.instance(vector)
     found = [examples.y[:0]]
-    for x, y in zip(examples.x.split(CHUNK), examples.y.split(CHUNK), strict=True):
+    for start in range(0, len(examples), CHUNK):
+        x, y = examples.x[start : start + CHUNK], examples.y[start : start + CHUNK]
         scores = network(x.to(vector.device)).to(y.device)
         scores = scores.scatter(-1, y.unsqueeze(-1), torch.inf)
         found.append(scores.argmin(dim=-1))

@@ -85,10 +85,10 @@ class Task:
         """The federations."""
         if self.part in {"table", "one"}:
             counts = SYBILS if self.part == "table" else (1,)
-            names = RULES if self.part == "table" else ("mean", "foolsgold")
+            chosen = tuple(RULES) if self.part == "table" else ("mean", "foolsgold")
             return [
                 Cell(name=f"{n} | {k}", rule=RULES[n], sybils=k, remembers=n == "foolsgold")
-                for n in names
+                for n in chosen
                 for k in counts
             ]
         names = {"modules": tuple(MODULES), "A-90": ("foolsgold", "no logit")}.get(self.part, ("foolsgold",))
