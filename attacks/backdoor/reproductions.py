@@ -34,6 +34,7 @@ FEDERATION: dict[str, Any] = {
     "dataset": {"name": "mnist", "train": 40_000, "auxiliary": 100, "test": 2000},
     "partition": {"name": "dirichlet", "alpha": 0.5},
     "model": {"name": "convnet", "widths": [8, 16]},
+    "algorithm": {"name": "fedavg", "weighting": "uniform"},
     "clients": 100,
     "clients_per_round": 10,
     "rounds": 30,
