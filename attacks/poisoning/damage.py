@@ -136,9 +136,11 @@ class _Sampled(Damage):
 
     def __init__(self, matrices: list[Callable[[RoundGeometry], Tensor]], rule: Rule, line: Line) -> None:
         self._matrices, self._rule, self._line = matrices, rule, line
-        self._samples = {rough: _sample(line, count) for rough, count in ((True, ROUGH), (False, SAMPLE))}
+        self._samples: dict[bool, tuple[Tensor, Tensor, list[Tensor], Tensor]] = {}
 
     def of(self, direction: int, gammas: Sequence[float], *, rough: bool) -> list[float]:
+        if rough not in self._samples:
+            self._samples[rough] = _sample(self._line, ROUGH if rough else SAMPLE)
         rows, mean, pushes, weights = self._samples[rough]
         per_call = max(_COLUMNS // rows.shape[1], 1)
         found: list[float] = []
