@@ -133,7 +133,7 @@ def test_with_f_zero_one_row_or_the_least(name):
     assert bool(torch.isfinite(make(0)(normal(n, 5))).all())
 
 
-@pytest.mark.parametrize("name", set(EVERY) - {"foolsgold", "clipping", "centered clipping", "fltrust"})
+@pytest.mark.parametrize("name", sorted(set(EVERY) - {"foolsgold", "clipping", "centered clipping", "fltrust"}))
 def test_identical_rows_give_that_row(name):
     make, least = EVERY[name]
     row = normal(6)
@@ -159,7 +159,7 @@ def test_rows_that_are_not_finite_are_named(name, bad):
         make(2)(U)
 
 
-@pytest.mark.parametrize("name", set(EVERY) - {"foolsgold"})
+@pytest.mark.parametrize("name", sorted(set(EVERY) - {"foolsgold"}))
 @given(seed=st.integers(0, 99))
 @settings(deadline=None, max_examples=5)
 def test_forms_say_what_the_rule_does(name, seed):
