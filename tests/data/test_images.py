@@ -11,7 +11,7 @@ from fedsec.errors import DataError
 
 def write_idx(path, array):
     header = bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape)
-    path.write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes()))
+    path.write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes(), mtime=0))
 
 
 @pytest.fixture
@@ -51,10 +51,10 @@ def test_idx_images_keep_order_and_values(root):
     ("content", "word"),
     [
         (b"not gzip", "gzip"),
-        (gzip.compress(b"\0\0\x08\x03" + struct.pack(">3I", 2, 28, 28))[:-9], "damaged"),
-        (gzip.compress(b"\0\0\x0d\x03" + struct.pack(">3I", 0, 28, 28)), "header"),
-        (gzip.compress(b"\0\0\x08\x03" + struct.pack(">3I", 2, 28, 28) + b"x" * 5), "5 bytes follow"),
-        (gzip.compress(b"\0\0\x08\x03" + struct.pack(">3I", 1, 28, 28) + b"x" * 784), "40 labels"),
+        (gzip.compress(b"\0\0\x08\x03" + struct.pack(">3I", 2, 28, 28), mtime=0)[:-9], "damaged"),
+        (gzip.compress(b"\0\0\x0d\x03" + struct.pack(">3I", 0, 28, 28), mtime=0), "header"),
+        (gzip.compress(b"\0\0\x08\x03" + struct.pack(">3I", 2, 28, 28) + b"x" * 5, mtime=0), "5 bytes follow"),
+        (gzip.compress(b"\0\0\x08\x03" + struct.pack(">3I", 1, 28, 28) + b"x" * 784, mtime=0), "40 labels"),
         (b"", "header"),
     ],
 )
