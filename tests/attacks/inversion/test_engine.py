@@ -96,13 +96,15 @@ def test_the_prior_has_no_say_in_which_restart_wins(scene, networks):
 def test_single_and_double_precision_agree(scene, networks, attack):
     attack = dataclasses.replace(attack, restarts=1)
     s = scene(attack.threat, networks["sigmoid-net"](), clients=2)
+    # a step of L-BFGS extrapolates from differences of values, which rounding moves; where it ends up, it does not
+    evaluations = 40 if attack.name == "idlg" else 10
     found = {}
     for dtype in (torch.float32, torch.float64):
         events = tuple(dataclasses.replace(e, values=e.values.to(dtype)) for e in s.view.events)
         cast = dataclasses.replace(
             s, view=View("server", events), facts=dataclasses.replace(s.facts, initial=s.facts.initial.to(dtype))
         )
-        matching, x, recipe = prepared(cast, attack, evaluations=10, halving=())
+        matching, x, recipe = prepared(cast, attack, evaluations=evaluations, halving=())
         assert x.dtype == dtype
         solution = solve(matching, x, recipe, bounds=(0.0, 1.0), generator=generator(1))
         found[dtype] = solution
