@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -20,18 +20,27 @@ from . import rules
 from .rounds import assumed, relative
 from .rule import DeclaredRule, RobustRule, Verdict, apart, everybody, weighed
 from .spectral import sampled_scores
+from .weiszfeld import Start
 
 _ASSUMING = "honest updates that vary little between clients; skewed data loses accuracy even without an attacker"
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeometricMedian(RobustRule):
-    """Geometric median of the whole updates, run to convergence. Suspicion is the distance to it, in the median one."""
+    """Geometric median of the whole updates, run to convergence. Suspicion is the distance to it, in the median one.
+
+    A few steps at a fixed ``nu``, as other implementations take (ByzFL: 3 from the origin at 0.1), are another rule:
+    they end before the median, and do not scale with the updates.
+    """
 
     smoothing: Annotated[
         float, Field(gt=0.0, le=0.1, description="Smallest distance that counts, in median distances of the round")
     ] = 1e-6
     iterations: Annotated[int, Field(ge=1, le=10_000, description="Weiszfeld steps at the most")] = 1000
+    nu: Annotated[
+        float | None, Field(gt=0.0, description="Smallest distance that counts, in updates' unit; replaces smoothing")
+    ] = None
+    start: Annotated[Start, Field(description="Where the steps begin; matters only if they are few")] = "near half"
 
     name: ClassVar[str] = "geometric-median"
     summary: ClassVar[str] = "Takes the point with the smallest sum of distances to the updates"
@@ -50,14 +59,19 @@ class GeometricMedian(RobustRule):
 
     def decide(self, round_: RoundGeometry, f: int, context: RoundContext) -> Verdict:
         """The geometric median of the round; reports the smallest and the largest coefficient."""
-        share = rules.geometric_median_coefficients(round_, smoothing=self.smoothing, iterations=self.iterations)
+        share = rules.geometric_median_coefficients(round_, **self._steps)
         context.report["smallest coefficient"] = float(share.min())
         context.report["largest coefficient"] = float(share.max())
         return Verdict(value=round_.combine(share), suspicion=apart(round_, share), used=everybody(round_))
 
     def function(self, n: int) -> Callable[[Tensor], Tensor]:
         """`geometric_median`."""
-        return partial(rules.geometric_median, smoothing=self.smoothing, iterations=self.iterations)
+        return partial(rules.geometric_median, **self._steps)
+
+    @property
+    def _steps(self) -> dict[str, Any]:
+        """How it is computed, as arguments of `geometric_median`."""
+        return {"smoothing": self.smoothing, "iterations": self.iterations, "nu": self.nu, "start": self.start}
 
 
 @dataclass(frozen=True, kw_only=True)

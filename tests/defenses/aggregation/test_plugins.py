@@ -94,6 +94,11 @@ def run(defense, values, ctx=None, weights=None):
         (CoordinateMedian(), coordinate_median),
         (TrimmedMean(), lambda U: trimmed_mean(U, f=2)),
         (GeometricMedian(), geometric_median),
+        (
+            GeometricMedian(nu=0.5, iterations=3, start="origin"),
+            lambda U: geometric_median(U, nu=0.5, iterations=3, start="origin"),
+        ),
+        (GeometricMedian(iterations=1, start="mean"), lambda U: geometric_median(U, iterations=1, start="mean")),
         (Bulyan(f=1), lambda U: bulyan(U, f=1)),
         (MinimumDiameter(), lambda U: minimum_diameter_averaging(U, f=2)),
         (MeanAroundMedian(f=3), lambda U: mean_around_median(U, f=3)),
@@ -114,6 +119,18 @@ def test_a_defense_is_its_rule(defense, rule):
     assert result.weights.shape == (1,)
     torch.testing.assert_close(result.values[0], rule(U), rtol=1e-5, atol=1e-6)
     assert torch.equal(U, before)
+
+
+def test_a_few_steps_are_not_the_median_and_are_rehearsed_as_they_are_run():
+    # 7 rows at 0 and 3 far ones: the median is 0
+    U = torch.cat([torch.zeros(7, 6), torch.full((3, 6), 8.0)])
+    few = GeometricMedian(nu=0.1, iterations=1, start="origin")
+    found = run(few, U).values[0]
+    # weights 1 / .1 and 1 / |8 * 1|
+    far = 1.0 / (8.0 * 6.0**0.5)
+    torch.testing.assert_close(found, torch.full((6,), 8.0 * 3.0 * far / (3.0 * far + 70.0)))
+    torch.testing.assert_close(few.function(10)(U), found)
+    torch.testing.assert_close(run(GeometricMedian(), U).values[0], torch.zeros(6))
 
 
 def test_weight_of_what_was_used_and_who_was_excluded():
