@@ -5,7 +5,8 @@ distances between nearly equal rows are right:
 
 - ``|a|^2 + |b|^2 - 2 a.b`` on raw rows cancels (in fp32, 9 % error for updates that are 0.3 % apart), so rows
   are centred first, and products are formed and summed in fp64, one chunk of coordinates at a time. In large rounds
-  of fp32 rows, products within a chunk are fp32, unless some rows lie close together and far from the centre.
+  of fp32 rows, products within a chunk are fp32, unless some rows lie close together and far from the centre; where
+  all lie far apart, as noisy updates do, no centre is needed either (`far_gram`).
 - A finite but huge row moves the mean so far that centring on it destroys the distances between all others. Rows are
   centred on one of them, chosen so that fewer than half of the rows cannot push it away (`central_row`).
 
@@ -16,6 +17,7 @@ the last place of what is summed. Peak memory beside input and output is ``O(n *
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
@@ -25,6 +27,8 @@ from torch import Tensor
 
 CHUNK = 1 << 13
 """Coordinates per chunk: an fp64 chunk of 50 rows is 3.3 MB, about a core's share of the cache."""
+LONG = 1 << 14
+"""Coordinates per chunk of products that are taken from the rows where they lie."""
 FEW = 1 << 20
 """Numbers of a round below which all products are fp64."""
 
@@ -178,25 +182,35 @@ def _products(rows: Tensor, dtype: torch.dtype, centre: Tensor | None) -> Tensor
     n = rows.shape[0]
     total = torch.zeros(n, n, dtype=torch.float64, device=rows.device)
     block = torch.empty(n, min(rows.shape[1], CHUNK), dtype=dtype, device=rows.device)
-    for span in spans(rows.shape[1]):
-        part = block[:, : span.stop - span.start]
-        if centre is not None and dtype == rows.dtype == centre.dtype:
-            torch.sub(rows[:, span], centre[span], out=part)
-        else:
-            part.copy_(rows[:, span])
-            if centre is not None:
-                part.sub_(centre[span])
-        total += _square(part)
+    with _one_library(rows):
+        for span in spans(rows.shape[1]):
+            part = block[:, : span.stop - span.start]
+            if centre is not None and dtype == rows.dtype == centre.dtype:
+                torch.sub(rows[:, span], centre[span], out=part)
+            else:
+                part.copy_(rows[:, span])
+                if centre is not None:
+                    part.sub_(centre[span])
+            total += _product_with_itself(part)
     return total
 
 
-def _square(block: Tensor) -> Tensor:
+def _product_with_itself(block: Tensor) -> Tensor:
     """``block @ block.T``; numpy sees that both factors are one matrix and computes half of the products."""
     if block.device.type != "cpu":
         return block @ block.t()
     factor = block.numpy()
+    return torch.from_numpy(np.matmul(factor, factor.T))
+
+
+@contextmanager
+def _one_library(rows: Tensor) -> Iterator[None]:
+    """Within it numpy multiplies with as many threads as torch, and does not warn of what is checked afterwards."""
+    if rows.device.type != "cpu":
+        yield
+        return
     with _numpys_blas().limit(limits=torch.get_num_threads()), np.errstate(over="ignore", invalid="ignore"):
-        return torch.from_numpy(np.matmul(factor, factor.T))
+        yield
 
 
 @cache
@@ -217,17 +231,44 @@ def gram_about(rows: Tensor, centre: Tensor) -> Tensor:
     lie close together and far from the centre, as copies of one update do, or squares leave the range of fp32.
     """
     rows = rows.detach()
-    if rows.dtype != torch.float32 or centre.dtype != torch.float32 or rows.numel() < FEW:
+    if not coarse(rows) or centre.dtype != torch.float32:
         return gram(rows, centre=centre)
     step = rows.shape[1] // SAMPLE or 1
     if _close_pairs(gram(rows[:, ::step], centre=centre[::step])):  # a sample shows most copies beforehand
         return gram(rows, centre=centre)
     products = _products(rows, torch.float32, centre)
-    squares = products.diagonal()
     # the centre's own square is 0
-    if _close_pairs(products) or int(((squares > 1e-20) & (squares < 1e30)).sum()) < len(rows) - 1:
+    if _close_pairs(products) or _within_range(products) < len(rows) - 1:
         return gram(rows, centre=centre)
     return products
+
+
+def coarse(rows: Tensor) -> bool:
+    """Whether a round is so large that products in fp32 are tried first."""
+    return rows.dtype == torch.float32 and rows.numel() >= FEW
+
+
+def far_gram(rows: Tensor) -> Tensor | None:
+    """`gram` of fp32 rows as they are, by fp32 products, where these give the distances: ``(n, n)`` fp64.
+
+    They do where every two rows lie about as far apart as from the origin, as noisy updates do: then no centre is
+    needed, nor a copy of the rows. ``None`` otherwise, mostly after the first chunk.
+    """
+    rows = rows.detach()
+    n, d = rows.shape
+    total = torch.zeros(n, n, dtype=torch.float64, device=rows.device)
+    with _one_library(rows):
+        for start in range(0, d, LONG):
+            total += _product_with_itself(rows[:, start : start + LONG])
+            if (start == 0 or start + LONG >= d) and (_close_pairs(total) or _within_range(total) < n):
+                return None
+    return total
+
+
+def _within_range(products: Tensor) -> int:
+    """How many rows have squares whose products neither overflow nor vanish in fp32."""
+    squares = products.diagonal()
+    return int(((squares > 1e-20) & (squares < 1e30)).sum())
 
 
 def _close_pairs(products: Tensor) -> bool:

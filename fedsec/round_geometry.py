@@ -43,11 +43,9 @@ class RoundGeometry:
         """
         if rows.dim() != 2 or not rows.is_floating_point() or not rows.numel():
             geometry.check_rows(rows)
-        norms = geometry.row_norms(rows)
-        if not bool(torch.isfinite(norms).all()):
-            # norms are needed anyway, and tell as well as another pass whether rows are finite
+        # a finite sum has finite terms
+        if not bool(torch.isfinite(rows.detach().sum())):
             geometry.check_rows(rows)
-        self.norms = norms
         self._base: Tensor | None = rows
         self._mix: Tensor | None = None
         self._root = self
@@ -111,7 +109,8 @@ class RoundGeometry:
         if self._root is not self and self._root._base is not None and self._averages:
             return _congruent(self._mix, self._root.gram)
         if self._base is not None and self._mix is None:
-            return geometry.gram_about(self._base, self.centre)
+            far = geometry.far_gram(self._base) if geometry.coarse(self._base) else None
+            return geometry.gram_about(self._base, self.centre) if far is None else geometry.about_central_row(far)
         return geometry.about_central_row(self.raw_gram)
 
     @cached_property
@@ -127,6 +126,8 @@ class RoundGeometry:
     @cached_property
     def norms(self) -> Tensor:
         """Euclidean norms, ``(n,)`` fp64."""
+        if self._base is not None and self._mix is None:
+            return geometry.row_norms(self._base)
         return self.raw_gram.diagonal().clamp_min(0.0).sqrt()
 
     @cached_property

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from fedsec import geometry
 from fedsec.randomness import generator
+from fedsec.round_geometry import RoundGeometry
 
 
 def normal(*shape, seed=0):
@@ -181,3 +182,45 @@ def test_combinations_keep_the_type(dtype):
 def test_lengths_beyond_fp64_are_refused():
     with pytest.raises(ValueError, match="exceed fp64"):
         geometry.gram(torch.tensor([[1e200, 0.0], [1.0, 2.0]], dtype=torch.float64))
+
+
+def noisy(n=30, d=geometry.LONG * 3 + 5, seed=3):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def exact_distances(rows):
+    wide = rows.double()
+    return torch.cdist(wide, wide, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+
+def test_products_of_noisy_rows_need_no_centre():
+    rows = noisy() + 0.5 * noisy(1, seed=4)
+    rows[3] *= 1e6  # one that is far away costs the others nothing
+    found = geometry.far_gram(rows)
+    assert found is not None
+    torch.testing.assert_close(geometry.squared_distances(found), exact_distances(rows), rtol=2e-6, atol=0.0)
+
+
+@pytest.mark.parametrize("columns", [slice(0, 100), slice(-100, None)])
+def test_rows_that_agree_nearly_everywhere_are_left_to_a_centre(columns):
+    rows = noisy(1).expand(30, -1).clone()
+    rows[:, columns] += noisy()[:, columns]
+    assert geometry.far_gram(rows) is None
+    found = RoundGeometry(rows).squared_distances
+    torch.testing.assert_close(found, exact_distances(rows), rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-15, 1e20])
+def test_rows_whose_squares_leave_fp32_are_left_to_a_centre(value):
+    rows = noisy(35)
+    assert geometry.coarse(rows)
+    rows[4] = value
+    assert geometry.far_gram(rows) is None
+    torch.testing.assert_close(RoundGeometry(rows).squared_distances, exact_distances(rows), rtol=1e-5, atol=1e-3)
+
+
+def test_copies_of_one_update_stay_copies():
+    rows = noisy(35)
+    rows[5:9] = rows[4]
+    found = RoundGeometry(rows).squared_distances
+    assert float(found[4:9, 4:9].max()) == 0.0
