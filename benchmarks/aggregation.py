@@ -1,7 +1,8 @@
-"""Processor seconds and memory of every robust rule, beside byzfl: ``python -m benchmarks.aggregation``.
+"""Processor seconds and memory of every robust rule, beside its peers: ``python -m benchmarks.aggregation``.
 
-Both sides are one process of one thread; they take turns, call by call, on the same rows. Processor time is counted,
-not the clock, so that other work on the machine counts little; the figure is the fastest of the repetitions.
+The peer is byzfl, and for rules that it lacks another package. Each side is one process of one thread; they take turns,
+call by call, on the same rows. Processor time is counted, not the clock, so that other work on the machine counts
+little; the figure is the fastest of the repetitions.
 ``--large`` measures instead a round of 500 clients with a million parameters.
 """
 
@@ -39,7 +40,16 @@ BYZFL = {
     "clipping": ("Clipping", {"c": 2.0}),
     "ARC": ("ARC", {"f": F}),
 }
-ALONE = ("MDA", "Bulyan", "FoolsGold", "FLTrust", "DnC")
+OTHERS = {"MDA": "byzpy", "Bulyan": "flwr", "FoolsGold": "fedml", "FLTrust": "blades"}
+ALONE = ("DnC",)
+ONCE = ("MDA",)
+NAMES = {
+    "byzfl": "byzfl 0.0.11",
+    "byzpy": "byzpy 0.1.4",
+    "flwr": "Flower 1.41.0",
+    "fedml": "FedML 0.9.6",
+    "blades": "Blades 0.0.13",
+}
 WRITES = ("clipping", "ARC")
 GROWTH = ("trimmed mean", "Multi-Krum", "geometric median, converged", "NNM", "Bulyan", "MDA")
 GROWTH_N = (10, 20, 50, 100, 200)
@@ -80,6 +90,11 @@ def ours():
     return Side([sys.executable, "-m", "benchmarks.fedsec_rules"])
 
 
+def peer(environment, script):
+    """Another package's side."""
+    return Side([python(environment), ROOT / "benchmarks" / "peers" / script])
+
+
 def save(folder, n, d):
     """Rows of which ``n // 5`` lie apart, as a file."""
     generator = np.random.default_rng([n, d])
@@ -95,25 +110,29 @@ def best(answers):
 
 
 def beside(folder):
-    """Each rule at n = 50, ours and byzfl's in turns."""
-    mine, theirs = ours(), Side([python("byzfl"), ROOT / "benchmarks" / "peers" / "byzfl_rules.py"])
+    """Each rule at n = 50, ours and the peer's in turns."""
+    mine, byzfl, others = ours(), peer("byzfl", "byzfl_rules.py"), peer("rules", "other_rules.py")
     found = []
     for d in SIZES:
         path = save(folder, N, d)
-        for name in (*BYZFL, *ALONE):
+        for name in (*BYZFL, *OTHERS, *ALONE):
             # byzfl gathers n (n - f) rows at once
             skipped = name == "NNM" and 4 * N * (N - F) * d > 0.45 * _free()
-            answers = {"fedsec": [], "byzfl": []}
+            side = OTHERS.get(name, "byzfl")
+            answers = {"fedsec": [], side: []}
             for turn in range(TURNS[d]):
                 given = {"do": "time", "rows": path, "fresh": turn == 0}
                 if name in BYZFL and not skipped:
-                    answers["byzfl"].append(theirs.ask(**given, rule=BYZFL[name], copy=name in WRITES))
+                    answers[side].append(byzfl.ask(**given, rule=BYZFL[name], copy=name in WRITES))
+                if name in OTHERS and (turn == 0 or name not in ONCE):
+                    f = (N - 3) // 4 if name == "Bulyan" else F
+                    answers[side].append(others.ask(**given, rule=(name, f)))
                 answers["fedsec"].append(mine.ask(**given, rule=name))
             row = {"rule": name, "d": d} | {side: best(a) for side, a in answers.items() if a}
             print(json.dumps(row), file=sys.stderr)
             found.append(row)
-    mine.close()
-    theirs.close()
+    for side in (mine, byzfl, others):
+        side.close()
     return found
 
 
@@ -149,25 +168,29 @@ def table(report):
     lines = [
         "# Seconds and memory of the robust rules",
         "",
-        "Written by `python -m benchmarks.aggregation`. fp32 rows, n = 50, f = 10 (Bulyan: 11). Both sides are one",
-        "process of one thread, and take turns on the same rows; processor time, the fastest call. Memory: growth of",
-        "the resident set at its highest, output included, in a call that starts without what earlier ones left.",
-        "byzfl 0.0.11; its clipping and ARC overwrite their input and get a copy. Its geometric median stops after 3",
-        "steps in both rows; ours runs to convergence in the second. byzfl's MDA would list 10^10 subsets; it has no",
-        "Bulyan, FoolsGold, FLTrust or DnC. Its NNM gathers n (n - f) rows and is left out where they do not fit.",
+        "Written by `python -m benchmarks.aggregation`. fp32 rows, n = 50, f = 10 (Bulyan: 11). Each side is one",
+        "process of one thread, and they take turns on the same rows; processor time, the fastest call. Memory: growth",
+        "of the resident set at its highest, output included, in a call that starts without what earlier ones left.",
+        "byzfl's clipping and ARC overwrite their input and get a copy. Its geometric median stops after 3 steps in",
+        "both rows; ours runs to convergence in the second. Its NNM gathers n (n - f) rows and is left out where they",
+        "do not fit. byzfl has no Bulyan, FoolsGold, FLTrust or DnC, and its MDA would list 10^10 subsets: there the",
+        "peers are other packages; for DnC none was found that can be installed. byzpy's MDA is exact and is called",
+        "once, because it takes long. FoolsGold: the weights of the clients, without the weighted mean.",
         "",
         f"Machine: {report['machine']}.",
         "",
-        "| rule | d | fedsec, ms | byzfl, ms | ratio | fedsec, MB | byzfl, MB |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| rule | d | peer | fedsec, ms | peer, ms | ratio | fedsec, MB | peer, MB |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in report["rules"]:
-        mine, theirs = row["fedsec"], row.get("byzfl")
+        side = next((side for side in NAMES if side in row), "")
+        mine, theirs = row["fedsec"], row.get(side)
+        peer_name = NAMES.get(side, "")
         other = f"{theirs['seconds'] * 1e3:.1f}" if theirs else ""
         ratio = f"{theirs['seconds'] / mine['seconds']:.1f}" if theirs else ""
         memory = f"{theirs['extra'] / 1e6:.0f}" if theirs else ""
         lines.append(
-            f"| {row['rule']} | {row['d']:,} | {mine['seconds'] * 1e3:.1f} | {other} | {ratio} | "
+            f"| {row['rule']} | {row['d']:,} | {peer_name} | {mine['seconds'] * 1e3:.1f} | {other} | {ratio} | "
             f"{mine['extra'] / 1e6:.0f} | {memory} |"
         )
     lines += ["", "## Growth", "", "Milliseconds of ours, f = n // 5.", ""]

@@ -14,9 +14,14 @@ PEERS = {
     "pfl": ["pfl==0.6.0"],
     "breaching": ["hydra-core==1.3.2", "scipy"],
     "byzfl": ["scipy"],
+    "rules": ["flwr==1.41.0", "cloudpickle", "scikit-learn"],
 }
-WITHOUT_DEPENDENCIES = {"breaching": ["breaching==0.1.2"], "byzfl": ["byzfl==0.0.11"]}
-"""Both ask for torchvision, and breaching for lpips, which what is measured does not use (`peers/without_*.py`)."""
+WITHOUT_DEPENDENCIES = {
+    "breaching": ["breaching==0.1.2"],
+    "byzfl": ["byzfl==0.0.11"],
+    "rules": ["byzpy==0.1.4", "fedml==0.9.6", "blades==0.0.13"],
+}
+"""These ask for packages that what is measured does not use, such as torchvision, and some for an older torch."""
 
 
 def python(name):
