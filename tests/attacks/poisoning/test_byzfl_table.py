@@ -1,9 +1,12 @@
 """The cells of ByzFL's table, and the set-up that is measured for them."""
 
 import pytest
+import torch
 
-from fedsec.attacks.poisoning.byzfl_table import ATTACKS, configuration, rules, worst_best, worst_last
+from fedsec.attacks.poisoning import byzfl_table
+from fedsec.attacks.poisoning.byzfl_table import ATTACKS, STEP, configuration, rules, worst_best, worst_last
 from fedsec.config import config_from
+from fedsec.randomness import generator
 from fedsec.reproductions.catalogue import load
 from fedsec.reproductions.run import key
 
@@ -37,6 +40,36 @@ def test_the_configuration_is_right_and_clips_as_byzfl_does(f):
         assert stack[1].c == pytest.approx(2.0 * config.federation.local.learning_rate)
         assert stack[1].acts_on_arrival
         assert stack[2].f == f
+
+
+def test_the_geometric_median_is_byzfls():
+    # three steps at a smallest distance of 0.1, on gradients and scaled back
+    gradients = torch.randn(14, 6, generator=generator(0, "byzfl table"))
+    z = torch.zeros(6)
+    for _ in range(3):
+        inverse = 1.0 / (gradients - z).norm(dim=1).clamp_min(0.1)
+        z = (inverse.unsqueeze(1) * gradients).sum(0) / inverse.sum()
+    stacks = {stack.label: stack for stack in config_from(configuration(gamma=0.0, f=4, seed=0)).stacks}
+    rule = stacks["geometric median"].defenses[-1].function(14)
+    torch.testing.assert_close(rule(STEP * gradients), STEP * z)
+    # at such a smallest distance the unit matters
+    near = gradients.clone()
+    near[:10] *= 0.01
+    assert not torch.allclose(rule(near), rule(STEP * near) / STEP, rtol=0.05)
+
+
+def test_the_cells_where_seeds_differ_are_measured_on_three(monkeypatch, tmp_path):
+    asked = {}
+
+    def table(output, *, gammas, fs, seeds, jobs, progress):
+        assert (output, jobs, progress) == (tmp_path, 2, "none")
+        asked.update({(gamma, f): seeds for gamma in gammas for f in fs})
+        return {f"{gamma} {f}": float(len(seeds)) for gamma in gammas for f in fs}
+
+    monkeypatch.setattr(byzfl_table, "table", table)
+    found = byzfl_table.byzfl_mnist(tmp_path, jobs=2, progress="none")
+    assert asked == {(1.0, 1): (0,), (1.0, 4): (0,), (0.0, 1): (0,), (0.0, 4): (0, 1, 2)}
+    assert found == {"1.0 1": 1.0, "1.0 4": 1.0, "0.0 1": 1.0, "0.0 4": 3.0}
 
 
 def test_every_cell_of_the_recipe_is_measured():
