@@ -24,7 +24,7 @@ RESULTS = ROOT / "docs" / "results"
 N, F = 50, 10
 SIZES = (100_000, 1_000_000)
 LIMIT = 6 << 30
-TURNS = {100_000: 5, 1_000_000: 2}
+TURNS = {100_000: 15, 1_000_000: 3}
 BYZFL = {
     "mean": ("Average", {}),
     "coordinate median": ("Median", {}),

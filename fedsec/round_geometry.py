@@ -109,8 +109,9 @@ class RoundGeometry:
         if self._root is not self and self._root._base is not None and self._averages:
             return _congruent(self._mix, self._root.gram)
         if self._base is not None and self._mix is None:
-            far = geometry.far_gram(self._base) if geometry.coarse(self._base) else None
-            return geometry.gram_about(self._base, self.centre) if far is None else geometry.about_central_row(far)
+            if self._far is None:
+                return geometry.gram_about(self._base, self.centre)
+            return geometry.about_central_row(self._far)
         return geometry.about_central_row(self.raw_gram)
 
     @cached_property
@@ -121,7 +122,9 @@ class RoundGeometry:
     @cached_property
     def raw_gram(self) -> Tensor:
         """Inner products about the origin, ``(n, n)`` fp64."""
-        return geometry.gram(self._known) if self._mix is None else _congruent(self._mix, self._root.raw_gram)
+        if self._mix is not None:
+            return _congruent(self._mix, self._root.raw_gram)
+        return geometry.gram(self._known) if self._far is None else self._far
 
     @cached_property
     def norms(self) -> Tensor:
@@ -163,6 +166,10 @@ class RoundGeometry:
         result._mix = weights if self._mix is None else weights @ self._mix
         result._root = self._root
         return result
+
+    @cached_property
+    def _far(self) -> Tensor | None:
+        return geometry.far_gram(self._base) if self._base is not None and geometry.coarse(self._base) else None
 
     @property
     def _known(self) -> Tensor:

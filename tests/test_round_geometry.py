@@ -192,3 +192,12 @@ def test_the_centre_is_a_row_that_a_minority_cannot_move():
         attacked[place] = U[4]
         attacked[place, 1::2] = 1e18
         assert float(geometry.central_row(attacked).norm()) < 100
+
+
+def test_products_of_a_large_noisy_round_are_those_of_float64():
+    U = torch.randn(30, 40_000, generator=torch.Generator().manual_seed(1))
+    wide = U.double()
+    exact = wide @ wide.t()
+    scale = exact.diagonal().sqrt()
+    away = (RoundGeometry(U).raw_gram - exact) / (scale.unsqueeze(0) * scale.unsqueeze(1))
+    assert float(away.abs().max()) < 1e-6
