@@ -1,6 +1,7 @@
 """Adversarial examples: pure functions on logits, and the attacks around them."""
 
+from .basic_iterative import bim, fgm
 from .gradient_ascent import fgsm, pgd
 from .square import square
 
-__all__ = ["fgsm", "pgd", "square"]
+__all__ = ["bim", "fgm", "fgsm", "pgd", "square"]
