@@ -3,6 +3,7 @@
 from .basic_iterative import bim, fgm
 from .fab import fab
 from .gradient_ascent import fgsm, pgd
+from .hop_skip_jump import hop_skip_jump
 from .square import square
 
-__all__ = ["bim", "fab", "fgm", "fgsm", "pgd", "square"]
+__all__ = ["bim", "fab", "fgm", "fgsm", "hop_skip_jump", "pgd", "square"]
