@@ -44,6 +44,9 @@ def hop_skip_jump(
     All examples see the same draws, from streams that one number of the generator starts, so an example's path does
     not depend on its batch.
 
+    Points end so near to the boundary that rounding, which differs between batch sizes, may read some of them as before
+    (one of ten ``linf`` points on a reference network): judge them again before they are counted.
+
     Args:
         model: inputs to logits ``(b, C)``, of which the largest alone is used; in eval mode and left as it was.
         x: ``(b, *shape)`` inputs within the bounds.

@@ -5,9 +5,7 @@ from torch import nn
 from fedsec.attacks.evasion.basic_iterative import bim, fgm
 from fedsec.attacks.evasion.gradient_ascent import Passes, pgd
 
-
-def drawn(*shape, seed=0):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+from .networks import drawn
 
 
 def linear(dim=6):

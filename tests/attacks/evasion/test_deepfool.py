@@ -1,33 +1,14 @@
-import gzip
-import json
-import os
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from torch import nn
 
 from fedsec.attacks.evasion.deepfool import deepfool
 from fedsec.attacks.evasion.gradient_ascent import Passes
 from fedsec.attacks.evasion.hyperplane import size
 
-
-def drawn(*shape, seed=0):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def net_of(*parts, seed=0):
-    net = nn.Sequential(*parts)
-    for number, parameter in enumerate(net.parameters()):
-        parameter.data = drawn(*parameter.shape, seed=seed + number) * 2 - 1
-    return net
-
-
-def small(seed=0, classes=3):
-    return net_of(nn.Flatten(), nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, classes), seed=seed)
+from .networks import digits, drawn, net_of, reference_network, reference_record, small
 
 
 @pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2)])
@@ -110,29 +91,9 @@ def test_a_constant_model_changes_nothing_and_other_norms_are_refused():
 
 @pytest.mark.data
 def test_distances_on_the_reference_network_are_those_of_foolbox():
-    if not os.environ.get("FEDSEC_DATA"):
-        pytest.skip("FEDSEC_DATA is not set")
-    folder = Path(os.environ["FEDSEC_DATA"])
-    if not (folder / "reference-models").is_dir() or not (folder / "mnist").is_dir():
-        pytest.skip("MNIST or the reference networks are not under FEDSEC_DATA")
-    net = nn.Sequential(
-        nn.Conv2d(1, 16, 4, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 4, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(1568, 100),
-        nn.ReLU(),
-        nn.Linear(100, 10),
-    )
-    net.load_state_dict(load_file(folder / "reference-models" / "standard.safetensors"))
-    record = json.loads((folder / "reference-models" / "results.json").read_text())
-    truth = torch.tensor(record["minimal_distortion_standard_first_100"]["deepfool_l2"]["l2"])
-    x, y = (
-        torch.frombuffer(bytearray(gzip.decompress((folder / "mnist" / name).read_bytes())[offset:]), dtype=torch.uint8)
-        for name, offset in (("t10k-images-idx3-ubyte.gz", 16), ("t10k-labels-idx1-ubyte.gz", 8))
-    )
-    x, y = x.reshape(-1, 1, 28, 28)[:100].float() / 255, y[:100].long()
+    net = reference_network("standard")
+    truth = torch.tensor(reference_record()["minimal_distortion_standard_first_100"]["deepfool_l2"]["l2"])
+    x, y = digits(slice(100))
     found = deepfool(net, x, y)
     assert (net(found).argmax(-1) != y).all()
     distances = size(found - x, "l2")

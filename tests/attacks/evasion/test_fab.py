@@ -1,35 +1,16 @@
-import gzip
-import json
-import os
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from torch import nn
 
 from fedsec.attacks.evasion.fab import fab
 from fedsec.attacks.evasion.gradient_ascent import Passes
 from fedsec.attacks.evasion.hyperplane import size
 
+from .networks import digits, drawn, net_of, reference_network, reference_record, small
+
 NORMS = ["linf", "l2", "l1"]
-
-
-def drawn(*shape, seed=0):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def net_of(*parts, seed=0):
-    net = nn.Sequential(*parts)
-    for number, parameter in enumerate(net.parameters()):
-        parameter.data = drawn(*parameter.shape, seed=seed + number) * 2 - 1
-    return net
-
-
-def small(seed=0, classes=3):
-    return net_of(nn.Flatten(), nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, classes), seed=seed)
 
 
 @pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2), ("l1", torch.inf)])
@@ -166,32 +147,15 @@ def test_passes_of_a_search_that_finds_nothing():
 @pytest.mark.data
 def test_the_reference_network_loses_what_the_official_cascade_says():
     """Of 40 images whose recorded outcomes of the whole cascade differ, FAB-T meets almost all by itself."""
-    if not os.environ.get("FEDSEC_DATA"):
-        pytest.skip("FEDSEC_DATA is not set")
-    folder = Path(os.environ["FEDSEC_DATA"])
-    if not (folder / "reference-models").is_dir() or not (folder / "mnist").is_dir():
-        pytest.skip("MNIST or the reference networks are not under FEDSEC_DATA")
-    net = nn.Sequential(
-        nn.Conv2d(1, 16, 4, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 4, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(1568, 100),
-        nn.ReLU(),
-        nn.Linear(100, 10),
-    )
-    net.load_state_dict(load_file(folder / "reference-models" / "pgd.safetensors"))
-    record = json.loads((folder / "reference-models" / "results.json").read_text())["networks"]["pgd"]
+    net = reference_network("pgd")
+    record = reference_record()["networks"]["pgd"]
     robust = torch.tensor([int(flag) for flag in record["attacks"][0]["stages"][-1]["flags"]])
     clean = torch.tensor([int(flag) for flag in record["clean_flags"]])
     fragile, sturdy = ((robust == 0) & (clean == 1)).nonzero()[:20, 0], (robust == 1).nonzero()[:20, 0]
     rows = torch.cat([fragile, sturdy])
-    x = images(folder / "mnist" / "t10k-images-idx3-ubyte.gz", 16)[rows]
-    y = images(folder / "mnist" / "t10k-labels-idx1-ubyte.gz", 8)[rows]
-    logits = net(x[:, None].float() / 255).detach()
+    x, y = digits(rows)
+    logits = net(x).detach()
     assert torch.equal(logits.argmax(-1), y)
-    x = x[:, None].float() / 255
     left = torch.arange(len(x))
     for place in range(2, 5):
         targets = logits[left].topk(place).indices[:, -1]
@@ -200,8 +164,3 @@ def test_the_reference_network_loses_what_the_official_cascade_says():
         left = left[net(found).argmax(-1) == y[left]]
     assert (left < len(fragile)).sum() <= 6
     assert (left >= len(fragile)).sum() == len(sturdy)
-
-
-def images(path, offset):
-    raw = torch.frombuffer(bytearray(gzip.decompress(path.read_bytes())[offset:]), dtype=torch.uint8)
-    return raw.reshape(-1, 28, 28) if offset == 16 else raw.long()

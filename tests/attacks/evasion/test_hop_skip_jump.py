@@ -8,16 +8,7 @@ from fedsec.attacks.evasion.gradient_ascent import Passes
 from fedsec.attacks.evasion.hop_skip_jump import hop_skip_jump
 from fedsec.ball import lengths
 
-
-def drawn(*shape, seed=0):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def net_of(*parts, seed=0):
-    net = nn.Sequential(*parts)
-    for number, parameter in enumerate(net.parameters()):
-        parameter.data = drawn(*parameter.shape, seed=seed + number) * 2 - 1
-    return net
+from .networks import drawn, net_of
 
 
 def attacked(net, x, y, **others):

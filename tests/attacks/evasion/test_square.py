@@ -1,30 +1,16 @@
 import copy
-import json
-import os
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from torch import nn
 
 from fedsec.attacks.evasion.gradient_ascent import Passes
 from fedsec.attacks.evasion.square import _bump, _shares, square
 from fedsec.ball import lengths
-from fedsec.data.images import read_idx
 
-
-def drawn(*shape, seed=0):
-    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def net_of(*parts, seed=0):
-    net = nn.Sequential(*parts)
-    for number, parameter in enumerate(net.parameters()):
-        parameter.data = drawn(*parameter.shape, seed=seed + number) * 2 - 1
-    return net
+from .networks import digits, drawn, net_of, reference_network, reference_record
 
 
 def attacked(net, x, y, *, seed=0, **others):
@@ -191,24 +177,12 @@ def test_a_sequence_of_volumes_is_refused():
 
 @pytest.mark.data
 def test_reference_networks_fall_where_the_authors_code_says_so():
-    if "FEDSEC_DATA" not in os.environ:
-        pytest.skip("FEDSEC_DATA is not set")
-    root = Path(os.environ["FEDSEC_DATA"])
-    folder, digits = root / "reference-models", root / "mnist"
-    if not folder.is_dir() or not digits.is_dir():
-        pytest.skip("MNIST or the reference models are not under FEDSEC_DATA")
-    images = read_idx(digits / "t10k-images-idx3-ubyte.gz", dataset="mnist", dimensions=3)[:60]
-    labels = read_idx(digits / "t10k-labels-idx1-ubyte.gz", dataset="mnist", dimensions=1)[:60]
-    x, y = torch.from_numpy(images.copy())[:, None] / 255, torch.from_numpy(labels.copy()).long()
-    net = nn.Sequential(
-        *(nn.Conv2d(1, 16, 4, stride=2, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 4, stride=2, padding=1), nn.ReLU()),
-        *(nn.Flatten(), nn.Linear(1568, 100), nn.ReLU(), nn.Linear(100, 10)),
-    )
+    x, y = digits(slice(60))
     right = {}
     for name, queries in (("standard", 500), ("pgd", 200)):
-        net.load_state_dict(load_file(folder / f"{name}.safetensors"))
+        net = reference_network(name)
         right[name] = net(attacked(net, x, y, eps=0.3, queries=queries)).argmax(-1) == y
-    reference = json.loads((folder / "results.json").read_text())["networks"]["pgd"]["attacks"][0]
+    reference = reference_record()["networks"]["pgd"]["attacks"][0]
     (flags,) = (stage["flags"] for stage in reference["stages"] if stage["stage"] == "square")
     robust = torch.tensor([flag == "1" for flag in flags[:60]])
     assert right["standard"].sum() <= 1
