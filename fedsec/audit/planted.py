@@ -217,7 +217,7 @@ def _round(
             if not reason:
                 limit = None if reach[client] >= 1 else max(1, int(reach[client] * setup.local.steps(len(shard))))
                 seed = derive_seed(setup.seed, "train", number, client)
-                update = trainer.train(vector, [shard], [seed], max_steps=[limit])
+                update = trainer.train(vector, [shard], [seed], max_steps=[limit], round_index=number)
                 about = {} if once else {"examples": len(shard)}
                 reason = _upload(update, about, number, client, stages, record)
             if reason:

@@ -116,9 +116,9 @@ class Coalition:
             plain = local is None and wrap is None
             trainer = self._trainer if plain else self._new_trainer(local or self._setup.local, hooks)
             if start.dim() == 1:
-                return trainer.train(start, held, seeds, max_steps=limits if plain else None)
+                return trainer.train(start, held, seeds, max_steps=limits if plain else None, round_index=number)
             rows = zip(start, held, seeds, strict=True)
-            return torch.cat([trainer.train(row, [shard], [seed]) for row, shard, seed in rows])
+            return torch.cat([trainer.train(row, [shard], [seed], round_index=number) for row, shard, seed in rows])
 
         drill = Drill(
             round=number,

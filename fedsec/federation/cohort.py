@@ -20,6 +20,7 @@ from fedsec.federation.training import LocalTraining
 from fedsec.federation.workers import Workers
 from fedsec.models.dense_plan import dense_plan
 from fedsec.models.flat import FlatModel
+from fedsec.models.memory import Report
 from fedsec.models.stacked import why_not_stackable
 
 __all__ = ["ENGINES", "CohortTrainer", "LocalHooks", "Shard", "choose_engine"]
@@ -53,6 +54,7 @@ class CohortTrainer:
     Attributes:
         engine: what was chosen: ``sequential``, ``stacked`` or ``workers``.
         inner: what each worker runs; ``engine`` itself if there are no workers.
+        reports: what the steps of each client reported in the last call of `train`.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class CohortTrainer:
         chosen, inner = choose_engine(model, device=torch.device(device), workers=workers)
         self.engine = chosen if engine == "auto" else engine
         self.inner = inner if engine in {"auto", "workers"} else engine
+        self.reports: list[Report] = []
         self._engine: Engine
         if self.engine == "workers":
             self._engine = Workers(model, local, hooks, inner=self.inner, workers=max(workers, 1), pool=pool)
@@ -110,6 +113,7 @@ class CohortTrainer:
         seeds: Sequence[int],
         *,
         max_steps: Sequence[int | None] | None = None,
+        round_index: int = 0,
     ) -> Tensor:
         """Train every client of a cohort from ``start``.
 
@@ -118,6 +122,7 @@ class CohortTrainer:
             shards: ``n`` clients' data.
             seeds: ``n``, one per client and round: the order of batches and every draw depend on it alone.
             max_steps: ``n`` limits of stragglers, ``None`` for no limit.
+            round_index: of the federation, counted from 0, for local steps that change over rounds.
 
         Returns:
             ``(n, d)`` updates: trained minus start, float buffers (batch-norm statistics) at the tail. A client
@@ -134,10 +139,13 @@ class CohortTrainer:
             raise ValueError(f"start has shape {tuple(start.shape)}, the model ({self._model.layout.size},)")
         start = start.detach().contiguous()
         updates = start.new_empty(len(shards), start.shape[0])
+        self.reports = []
         if len(shards):
             with one_thread(start.device):
                 try:
-                    self._engine.train(start, shards, seeds, limits, list(updates))
+                    self.reports = self._engine.train(
+                        start, shards, seeds, limits, list(updates), round_index=round_index
+                    )
                 except (ValueError, FedsecError) as error:
                     if _LONELY not in str(error):
                         raise

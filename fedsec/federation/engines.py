@@ -17,6 +17,7 @@ from fedsec.federation.training import LocalTraining
 from fedsec.models.dense_step import TASKS, folded_sgd_step
 from fedsec.models.flat import FlatModel
 from fedsec.models.lanes import Step, gradient_step
+from fedsec.models.memory import LaneMemory, Report
 from fedsec.models.single import SingleLane
 from fedsec.models.stacked import DenseLanes, StackedLanes, stacked_lanes
 
@@ -33,8 +34,17 @@ class Engine(ABC):
     name: str
 
     @abstractmethod
-    def train(self, start: Tensor, shards: Sequence[Shard], seeds: Sequence[int], limits: Limits, out: Rows) -> None:
-        """Write each client's update to its row of ``out``, ``n`` of ``(d,)``."""
+    def train(
+        self,
+        start: Tensor,
+        shards: Sequence[Shard],
+        seeds: Sequence[int],
+        limits: Limits,
+        out: Rows,
+        *,
+        round_index: int = 0,
+    ) -> list[Report]:
+        """Write each client's update to its row of ``out``, ``n`` of ``(d,)``; what the clients' steps reported."""
 
     def close(self) -> None:
         """Give back what it holds."""
@@ -60,34 +70,50 @@ class Sequential(Engine):
 
     name = "sequential"
 
-    def __init__(self, model: FlatModel, local: LocalTraining, step: Step) -> None:
-        self._model, self._local, self._step = model, local, step
+    def __init__(self, model: FlatModel, local: LocalTraining, step: Step, *, replays: int = 1) -> None:
+        self._model, self._local, self._step, self._replays = model, local, step, replays
         self._lane: SingleLane | None = None
 
-    def train(self, start: Tensor, shards: Sequence[Shard], seeds: Sequence[int], limits: Limits, out: Rows) -> None:
+    def train(
+        self,
+        start: Tensor,
+        shards: Sequence[Shard],
+        seeds: Sequence[int],
+        limits: Limits,
+        out: Rows,
+        *,
+        round_index: int = 0,
+    ) -> list[Report]:
         """See `Engine.train`."""
         lane = self._lane
         if lane is None or lane.state.dtype != start.dtype or lane.state.device != start.device:
             lane = self._lane = SingleLane(self._model, device=start.device, dtype=start.dtype)
+        lane.round = round_index
+        reports: list[Report] = []
         for shard, seed, limit, row in zip(shards, seeds, limits, out, strict=True):
-            order = local_order(shard, self._local, seed=seed, max_steps=limit)
+            order = local_order(shard, self._local, seed=seed, max_steps=limit, replays=self._replays)
+            lane.memory, lane.steps = LaneMemory(1), (len(order.bounds),)
             if order.bounds:
                 lane.load(start)
                 self._client(lane, shard, order, start)
                 lane.subtract_into(row, start)
             else:
                 row.zero_()
+            reports.extend(lane.memory.reports())
+        lane.memory = LaneMemory(1)
+        return reports
 
     def _client(self, lane: SingleLane, shard: Shard, order: Order, start: Tensor) -> None:
         local = self._local
         plain = local.optimizer == "sgd" and not local.weight_decay and not local.proximal
         state = initial_state(local.optimizer, lane.state)
-        origin = lane.place(start) if local.proximal else lane.state
+        origin = lane.arranged(start) if local.proximal else lane.state
         flat = lane.state.new_empty(0 if plain else lane.state.shape[0])
         keys = order.keys.to(start.device)
         for index, (first, last) in enumerate(order.bounds):
             x, y = batch((shard,), (order.rows[first:last],), lane.state)
             lane.begin_step(keys[index : index + 1])
+            lane.step = index
             gradients = self._step(lane, x, y)
             with torch.no_grad():
                 if plain:
@@ -103,26 +129,43 @@ class Stacked(Engine):
 
     name = "stacked"
 
-    def __init__(self, model: FlatModel, local: LocalTraining, step: Step, *, lanes: int) -> None:
+    def __init__(self, model: FlatModel, local: LocalTraining, step: Step, *, lanes: int, replays: int = 1) -> None:
         self._model, self._local, self._step, self._lanes = model, local, step, lanes
+        self._replays = replays
 
-    def train(self, start: Tensor, shards: Sequence[Shard], seeds: Sequence[int], limits: Limits, out: Rows) -> None:
+    def train(
+        self,
+        start: Tensor,
+        shards: Sequence[Shard],
+        seeds: Sequence[int],
+        limits: Limits,
+        out: Rows,
+        *,
+        round_index: int = 0,
+    ) -> list[Report]:
         """See `Engine.train`."""
         orders = [
-            local_order(shard, self._local, seed=seed, max_steps=limit)
+            local_order(shard, self._local, seed=seed, max_steps=limit, replays=self._replays)
             for shard, seed, limit in zip(shards, seeds, limits, strict=True)
         ]
         # Clients with equally many steps go together, so that few lanes idle and groups are runs of rows.
         ranked = sorted(range(len(shards)), key=lambda i: (-len(orders[i].bounds), -len(shards[i])))
+        reports: list[Report] = [{} for _ in shards]
         for begin in range(0, len(ranked), self._lanes):
             chunk = ranked[begin : begin + self._lanes]
             state = start.expand(len(chunk), -1).clone()
-            self._chunk(state, start, [shards[i] for i in chunk], [orders[i] for i in chunk])
+            told = self._chunk(state, start, [shards[i] for i in chunk], [orders[i] for i in chunk], round_index)
             state.sub_(start)
             torch._foreach_copy_([out[i] for i in chunk], list(state))
+            for client, report in zip(chunk, told, strict=True):
+                reports[client] = report
+        return reports
 
-    def _chunk(self, state: Tensor, start: Tensor, shards: list[Shard], orders: list[Order]) -> None:
+    def _chunk(
+        self, state: Tensor, start: Tensor, shards: list[Shard], orders: list[Order], round_index: int
+    ) -> list[Report]:
         lanes = stacked_lanes(self._model, state)
+        lanes.round, lanes.steps = round_index, tuple(len(order.bounds) for order in orders)
         memory = initial_state(self._local.optimizer, state[:, : self._model.layout.trainable])
         steps = max(len(order.bounds) for order in orders)
         keys = torch.zeros(len(orders), steps, dtype=torch.int64)
@@ -147,6 +190,7 @@ class Stacked(Engine):
                     picked = [orders[row].rows[slice(*orders[row].bounds[index])] for row in rows]
                     x, y = batch([shards[row] for row in rows], picked, state)
                 self._group(lanes, whole, rows, x, y, keys=keys[:, index], memory=memory, start=start, index=index)
+        return lanes.memory.reports()
 
     def _group(
         self,
@@ -166,14 +210,14 @@ class Stacked(Engine):
         if high - low == len(rows):
             span = (low, high)
             if span not in whole:
-                whole[span] = lanes.over(lanes.state[low:high])
+                whole[span] = lanes.part(lanes.state[low:high], slice(low, high))
             part = {key: value[low:high] for key, value in memory.items()}
             new = self._advance(whole[span], x, y, keys=keys[low:high], memory=part, start=start, index=index)
             for key, value in new.items():
                 memory[key][low:high] = value
             return
         where = torch.tensor(rows, device=x.device)
-        some = lanes.over(lanes.state[where])
+        some = lanes.part(lanes.state[where], where)
         part = {key: value[where] for key, value in memory.items()}
         new = self._advance(some, x, y, keys=keys[where], memory=part, start=start, index=index)
         lanes.state[where] = some.state
@@ -193,6 +237,7 @@ class Stacked(Engine):
     ) -> dict[str, Tensor]:
         local = self._local
         lanes.begin_step(keys)
+        lanes.step = index
         trainable = self._model.layout.trainable
         fold = self._step is gradient_step and local.optimizer == "sgd" and self._model.task in TASKS
         if isinstance(lanes, DenseLanes) and fold:
@@ -235,9 +280,10 @@ def in_process(
     name: str, model: FlatModel, local: LocalTraining, hooks: tuple[LocalHook, ...], *, device: torch.device
 ) -> Engine:
     """The engine ``sequential`` or ``stacked``."""
-    step = LocalHooks(hooks).step()
+    around = LocalHooks(hooks)
+    step, replays = around.step(), around.replays
     if name == "sequential":
-        return Sequential(model, local, step)
+        return Sequential(model, local, step, replays=replays)
     budget = _LANE_BYTES["cpu" if device.type == "cpu" else "cuda"]
     lanes = max(1, min(512, math.floor(budget / (4 * max(model.layout.size, 1)))))
-    return Stacked(model, local, step, lanes=lanes)
+    return Stacked(model, local, step, lanes=lanes, replays=replays)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,7 +10,7 @@ from fedsec.models.lanes import Step, gradient_step
 
 
 class LocalHook(Protocol):
-    """What wraps a local step; every defense does."""
+    """What wraps a local step; every defense does. May say ``replays``, which is 1 if it does not."""
 
     def local(self, step: Step) -> Step:
         """The wrapped step."""
@@ -28,3 +29,8 @@ class LocalHooks:
         for hook in reversed(self.hooks):
             step = hook.local(step)
         return step
+
+    @property
+    def replays(self) -> int:
+        """How many consecutive steps are taken on each batch; the number of steps does not change."""
+        return math.prod(getattr(hook, "replays", 1) for hook in self.hooks)

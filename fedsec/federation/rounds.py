@@ -298,7 +298,10 @@ class Federation:
         self, trainer: CohortTrainer, number: int, clients: list[int], shards: list[Shard], reach: dict[int, float]
     ) -> Tensor:
         seeds = [derive_seed(self.setup.seed, "train", number, client) for client in clients]
-        return trainer.train(self.model, shards, seeds, max_steps=self._limits(clients, shards, reach))
+        limits = self._limits(clients, shards, reach)
+        updates = trainer.train(self.model, shards, seeds, max_steps=limits, round_index=number)
+        self.stages.note_steps(trainer.reports)
+        return updates
 
     def _limits(self, clients: list[int], shards: list[Shard], reach: dict[int, float]) -> list[int] | None:
         """Steps of each client if there are stragglers among them."""

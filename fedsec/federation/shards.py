@@ -53,7 +53,9 @@ class Order:
     keys: Tensor
 
 
-def local_order(shard: Shard, local: LocalTraining, *, seed: int, max_steps: int | None = None) -> Order:
+def local_order(
+    shard: Shard, local: LocalTraining, *, seed: int, max_steps: int | None = None, replays: int = 1
+) -> Order:
     """The batches of one client in one round.
 
     Each epoch is a permutation drawn from ``generator(seed, "order", epoch)``; the last batch of an epoch holds
@@ -64,9 +66,11 @@ def local_order(shard: Shard, local: LocalTraining, *, seed: int, max_steps: int
         local: how it trains.
         seed: of this client in this round.
         max_steps: a straggler's limit, besides ``local.max_steps``.
+        replays: consecutive steps on each batch. The number of steps stays, so fewer batches are read.
     """
     examples = len(shard)
-    steps = local.steps(examples) if max_steps is None else min(local.steps(examples), max_steps)
+    total = local.steps(examples) if max_steps is None else min(local.steps(examples), max_steps)
+    steps = -(-total // replays)
     size = examples if local.batch_size is None else min(local.batch_size, examples)
     bounds: list[tuple[int, int]] = []
     orders: list[Tensor] = []
@@ -79,7 +83,9 @@ def local_order(shard: Shard, local: LocalTraining, *, seed: int, max_steps: int
         bounds.extend((first + i, first + min(i + size, examples)) for i in starts)
     rows = shard.rows.cpu()
     order = rows[torch.cat(orders)] if orders else rows[:0]
-    return Order(order, tuple(bounds), step_keys(seed, steps))
+    if replays > 1:
+        bounds = [bound for bound in bounds for _ in range(replays)][:total]
+    return Order(order, tuple(bounds), step_keys(seed, total))
 
 
 def step_keys(seed: int, steps: int) -> Tensor:

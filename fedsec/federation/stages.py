@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -65,6 +65,12 @@ class Stages:
                 self.scores[context.round, int(name.partition(":")[2])] = float(value)
             else:
                 self.diagnostics.setdefault(f"{defense.name}.{name}", []).append(float(value))
+
+    def note_steps(self, reports: Sequence[Mapping[str, float]]) -> None:
+        """Keep what the local steps of clients reported (`fedsec.models.lanes.Lanes.report`)."""
+        for report in reports:
+            for name, value in report.items():
+                self.diagnostics.setdefault(name, []).append(value)
 
     def admit(self, identities: tuple[int, ...], round_index: int) -> tuple[int, ...]:
         """The identities that the server lets in."""

@@ -31,6 +31,7 @@ from fedsec.federation.hooks import LocalHook
 from fedsec.federation.shards import Shard
 from fedsec.federation.training import LocalTraining
 from fedsec.models.flat import FlatModel
+from fedsec.models.memory import Report
 
 Array = NDArray[np.generic]
 
@@ -86,6 +87,7 @@ class Task:
     start: Mapped
     updates: Mapped
     jobs: tuple[Job, ...]
+    round_index: int
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,16 @@ class Workers(Engine):
         self._serial = 0
         self._closed = weakref.finalize(self, _end, self._connections, self._processes, self._folder)
 
-    def train(self, start: Tensor, shards: Sequence[Shard], seeds: Sequence[int], limits: Limits, out: Rows) -> None:
+    def train(
+        self,
+        start: Tensor,
+        shards: Sequence[Shard],
+        seeds: Sequence[int],
+        limits: Limits,
+        out: Rows,
+        *,
+        round_index: int = 0,
+    ) -> list[Report]:
         """See `Engine.train`.
 
         Raises:
@@ -148,17 +159,21 @@ class Workers(Engine):
         start_shared[0].copy_(start)
         jobs = [self._job(row, *given) for row, given in enumerate(zip(shards, seeds, limits, strict=True))]
         busy: list[Connection] = []
+        reports: list[Report] = [{} for _ in shards]
         try:
             waiting = self._tasks(shards, jobs)
             free = list(self._connections)
             while waiting or busy:
                 while waiting and free:
                     busy.append(free.pop())
-                    busy[-1].send(Task(start_map, updates_map, tuple(waiting.pop(0))))
+                    busy[-1].send(Task(start_map, updates_map, tuple(waiting.pop(0)), round_index))
                 ready = wait(busy)
                 for connection in [c for c in busy if c in ready]:
-                    if failure := connection.recv():
-                        raise WorkerError(f"a worker process failed:\n{failure}")
+                    answer: str | dict[int, Report] = connection.recv()
+                    if isinstance(answer, str):
+                        raise WorkerError(f"a worker process failed:\n{answer}")
+                    for row, report in answer.items():
+                        reports[row] = report
                     busy.remove(connection)
                     free.append(connection)
         except (EOFError, OSError) as error:
@@ -172,6 +187,7 @@ class Workers(Engine):
             if busy:  # what is still running would write into the next round's rows
                 self.close()
         torch._foreach_copy_(list(out), list(updates[: len(out)]))
+        return reports
 
     def close(self) -> None:
         """End the processes and remove the shared files."""
@@ -261,9 +277,9 @@ def _serve(connection: Connection, told: Setup) -> None:
             task: Task = connection.recv()
         except (EOFError, OSError):
             return
+        answer: str | dict[int, Report]
         try:
-            _work(task, engine, pool, opened)
-            answer = ""
+            answer = _work(task, engine, pool, opened)
         except Exception:  # the parent raises it
             answer = traceback.format_exc()
         try:
@@ -272,7 +288,10 @@ def _serve(connection: Connection, told: Setup) -> None:
             return
 
 
-def _work(task: Task, engine: Engine, pool: Examples | None, opened: dict[str, tuple[Mapped, Tensor]]) -> None:
+def _work(
+    task: Task, engine: Engine, pool: Examples | None, opened: dict[str, tuple[Mapped, Tensor]]
+) -> dict[int, Report]:
+    """Train the jobs; what their steps reported, by row."""
     for name, mapped in (("start", task.start), ("updates", task.updates)):
         if name not in opened or opened[name][0] != mapped:
             opened[name] = (mapped, mapped.open())
@@ -284,7 +303,9 @@ def _work(task: Task, engine: Engine, pool: Examples | None, opened: dict[str, t
             raise WorkerError("a job names the shared pool, and there is none")
         shards.append(Shard(held, torch.from_numpy(job.rows)))
     seeds, limits = [job.seed for job in task.jobs], [job.limit for job in task.jobs]
-    engine.train(start[0], shards, seeds, limits, [updates[job.row] for job in task.jobs])
+    rows = [updates[job.row] for job in task.jobs]
+    reports = engine.train(start[0], shards, seeds, limits, rows, round_index=task.round_index)
+    return {job.row: report for job, report in zip(task.jobs, reports, strict=True) if report}
 
 
 def _watch_parent() -> None:

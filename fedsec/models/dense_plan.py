@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fedsec.models.dropout import CounterDropout
 from fedsec.models.flat import FlatModel
+from fedsec.models.layers import find_layer, ran
 from fedsec.randomness import counter_uniform, salted
 
 
@@ -81,6 +82,31 @@ def dense_plan(model: FlatModel) -> Plan | None:
     kinds = [type(op) for op in plan]
     flat_before_linear = Flatten in kinds and Linear in kinds and kinds.index(Flatten) < kinds.index(Linear)
     return tuple(plan) if flat_before_linear else None
+
+
+def plan_place(model: FlatModel, name: str) -> int:
+    """How many operations of the model's plan have run when the layer of this name has; all for the empty name.
+
+    Raises:
+        ConfigurationError: there is no such layer, or it stands in several places.
+    """
+    wanted = find_layer(model.module, name)
+    places: list[int] = []
+
+    def walk(part: nn.Module, done: int) -> int:
+        if isinstance(part, nn.Sequential):
+            for child in part._modules.values():
+                done = done if child is None else walk(child, done)
+        elif not (type(part) is nn.Identity or (isinstance(part, CounterDropout) and part.p == 0.0)):
+            done += 1
+        if part is wanted:
+            places.append(done)
+        return done
+
+    walk(model.module, 0)
+    if len(places) != 1:
+        raise ran(name, len(places))
+    return places[0]
 
 
 def _leaves(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:

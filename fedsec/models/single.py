@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from fedsec.models.dropout import CounterDropout
 from fedsec.models.flat import FlatModel, Slot
 from fedsec.models.lanes import Lanes
+from fedsec.models.layers import run_until, shifting
+from fedsec.models.memory import LaneMemory
 
 
 class SingleLane(Lanes):
@@ -45,6 +47,7 @@ class SingleLane(Lanes):
         )
         self._views = weights + buffers
         self.keys = torch.zeros(1, dtype=torch.int64, device=device)
+        self.memory, self.place = LaneMemory(1), slice(0, 1)
         self._attach(module)
         self._module = module.train()
         self._dropouts = tuple(part for part in module.modules() if isinstance(part, CounterDropout))
@@ -79,7 +82,7 @@ class SingleLane(Lanes):
                 place = slice(slot.start, slot.stop)
                 torch.sub(view, start[place].view(slot.shape), out=out[place].view(slot.shape))
 
-    def place(self, vector: Tensor) -> Tensor:
+    def arranged(self, vector: Tensor) -> Tensor:
         """The parameters of ``vector (d,)`` in the order of ``state``."""
         placed = torch.empty_like(self.state)
         for slot in self.model.layout.parameters:
@@ -99,21 +102,33 @@ class SingleLane(Lanes):
         for layer in self._dropouts:
             layer.key = keys[0]
 
-    def outputs(self, x: Tensor, *, train: bool) -> Tensor:
+    def outputs(self, x: Tensor, *, train: bool, shift: Tensor | None = None, at: str = "") -> Tensor:
         """See `Lanes.outputs`; ``l`` is 1."""
+        batch = self._entered(x, train=train)
+        if train and self._moved:
+            with self._unmoved():
+                return self._called(batch, shift, at)
+        self._moved = self._moved or train
+        return self._called(batch, shift, at)
+
+    def output_of(self, x: Tensor, at: str, *, train: bool) -> Tensor:
+        """See `Lanes.output_of`."""
+        batch = self._entered(x, train=train)
+        with self._unmoved() if train else nullcontext():
+            return run_until(self._module, at, lambda: self._module(batch)).unsqueeze(0)
+
+    def _entered(self, x: Tensor, *, train: bool) -> Tensor:
+        """The batch as the module takes it; puts the module in this mode."""
         if self._module.training is not train:
             self._module.train(train)
         batch = x.squeeze(0)
         if self.channels_last and batch.dim() == 4:
-            batch = batch.contiguous(memory_format=torch.channels_last)
-        if train and self._moved:
-            with self._unmoved():
-                return self._called(batch)
-        self._moved = self._moved or train
-        return self._called(batch)
+            return batch.contiguous(memory_format=torch.channels_last)
+        return batch
 
-    def _called(self, batch: Tensor) -> Tensor:
-        outputs: Tensor = self._module(batch)
+    def _called(self, batch: Tensor, shift: Tensor | None, at: str) -> Tensor:
+        with nullcontext() if shift is None else shifting(self._module, at, shift.squeeze(0)):
+            outputs: Tensor = self._module(batch)
         return outputs.unsqueeze(0)
 
     def _view(self, slot: Slot, vector: Tensor) -> Tensor:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from fedsec.models.dense_plan import Apply, Drop, Flatten, Linear, Plan, dense_plan
+from fedsec.models.dense_plan import Apply, Drop, Flatten, Linear, Plan, dense_plan, plan_place
 from fedsec.models.dropout import CounterDropout
 from fedsec.models.flat import FlatModel
 from fedsec.models.lanes import Lanes
+from fedsec.models.layers import run_until, shifting
+from fedsec.models.memory import LaneMemory, Place
 
 
 def why_not_stackable(model: FlatModel) -> str:
@@ -53,6 +56,7 @@ class StackedLanes(Lanes):
         self.parameters = tuple(tensors[s.name].requires_grad_() for s in model.layout.parameters)
         self.statistics = {s.name: tensors[s.name] for s in model.layout.buffers}
         self.keys = torch.zeros(state.shape[0], dtype=torch.int64, device=state.device)
+        self.memory, self.place = LaneMemory(state.shape[0]), slice(0, state.shape[0])
 
     def begin_step(self, keys: Tensor) -> None:
         """Start a local step with these keys ``(l,)``."""
@@ -71,6 +75,14 @@ class StackedLanes(Lanes):
     @abstractmethod
     def over(self, state: Tensor) -> StackedLanes:
         """The same lanes over another state."""
+
+    def part(self, state: Tensor, place: Place) -> StackedLanes:
+        """The lanes ``place`` of these, over their rows of the state or a copy of them; the memory is shared."""
+        lanes = self.over(state)
+        rows = range(self.state.shape[0])[place] if isinstance(place, slice) else place.tolist()
+        lanes.memory, lanes.place, lanes.round = self.memory, place, self.round
+        lanes.steps = tuple(self.steps[row] for row in rows)
+        return lanes
 
 
 class VmapLanes(StackedLanes):
@@ -93,24 +105,38 @@ class VmapLanes(StackedLanes):
         """See `StackedLanes.over`."""
         return VmapLanes(self.model, state, self._module)
 
-    def outputs(self, x: Tensor, *, train: bool) -> Tensor:
+    def outputs(self, x: Tensor, *, train: bool, shift: Tensor | None = None, at: str = "") -> Tensor:
         """See `Lanes.outputs`."""
+
+        def one(tensors: dict[str, Tensor], statistics: dict[str, Tensor], x: Tensor, shift: Tensor | None) -> Tensor:
+            with nullcontext() if shift is None else shifting(self._module, at, shift):
+                outputs: Tensor = functional_call(self._module, tensors | statistics, (x,))
+            return outputs
+
+        outputs, statistics = self._batched(one, x, shift, train=train)
+        if train and self._pending is None:
+            self._pending = {name: tensor.detach() for name, tensor in statistics.items()}
+        return outputs
+
+    def output_of(self, x: Tensor, at: str, *, train: bool) -> Tensor:
+        """See `Lanes.output_of`."""
+
+        def one(tensors: dict[str, Tensor], statistics: dict[str, Tensor], x: Tensor, _: Tensor | None) -> Tensor:
+            return run_until(self._module, at, lambda: functional_call(self._module, tensors | statistics, (x,)))
+
+        return self._batched(one, x, None, train=train)[0]
+
+    def _batched(
+        self, one: Callable[..., Tensor], x: Tensor, shift: Tensor | None, *, train: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """``one`` in every lane, and copies of the statistics that it may have moved."""
         self._module.train(train)
         # vmap moves statistics in place only if they are contiguous, which columns of the state are not.
         moved = self.statistics if self._pending is None else self._pending
         statistics = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in moved.items()}
-
-        def one(parameters: tuple[Tensor, ...], statistics: dict[str, Tensor], key: Tensor, x: Tensor) -> Tensor:
-            tensors = dict(zip(self._names, parameters, strict=True)) | statistics
-            tensors.update(dict.fromkeys(self._dropouts, key))
-            outputs: Tensor = functional_call(self._module, tensors, (x,))
-            return outputs
-
-        batched: Callable[..., Tensor] = vmap(one)
-        outputs = batched(self.parameters, statistics, self.keys, x)
-        if train and self._pending is None:
-            self._pending = {name: tensor.detach() for name, tensor in statistics.items()}
-        return outputs
+        tensors = dict(zip(self._names, self.parameters, strict=True)) | dict.fromkeys(self._dropouts, self.keys)
+        batched: Callable[..., Tensor] = vmap(one, in_dims=(0, 0, 0, None if shift is None else 0))
+        return batched(tensors, statistics, x, shift), statistics
 
     def end_step(self) -> None:
         """See `StackedLanes.end_step`."""
@@ -131,9 +157,19 @@ class DenseLanes(StackedLanes):
         """See `StackedLanes.over`."""
         return DenseLanes(self.model, state, self.plan)
 
-    def outputs(self, x: Tensor, *, train: bool) -> Tensor:
+    def outputs(self, x: Tensor, *, train: bool, shift: Tensor | None = None, at: str = "") -> Tensor:
         """See `Lanes.outputs`."""
-        for op in self.plan:
+        if shift is None:
+            return self._run(self.plan, x, train=train)
+        place = plan_place(self.model, at)
+        return self._run(self.plan[place:], self._run(self.plan[:place], x, train=train) + shift, train=train)
+
+    def output_of(self, x: Tensor, at: str, *, train: bool) -> Tensor:
+        """See `Lanes.output_of`."""
+        return self._run(self.plan[: plan_place(self.model, at)], x, train=train)
+
+    def _run(self, plan: Plan, x: Tensor, *, train: bool) -> Tensor:
+        for op in plan:
             match op:
                 case Flatten():
                     x = x.flatten(2)

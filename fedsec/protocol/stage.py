@@ -110,6 +110,11 @@ class Defense(Plugin):
     perturbs: ClassVar[bool] = False
 
     @property
+    def replays(self) -> int:
+        """Consecutive local steps on each batch; local training takes as many steps as ever, so it reads fewer."""
+        return 1
+
+    @property
     def enforcement(self) -> EnforcedBy:
         """Who enforces it: clients, if it has a hook that clients run."""
         client_side = any(self.implements(hook) for hook in ("data", "local", "seal"))
