@@ -57,6 +57,23 @@ class AdversarialInputs:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LayerPerturbations:
+    """Changes of what one layer of the released model puts out, for inputs that cannot be altered slightly (tokens).
+
+    Attributes:
+        layer: its qualified name.
+        deltas: ``(m, *output_shape)`` added to its output, in the order of the challenge.
+        forwards: passes through the model, counted per example.
+        backwards: the same.
+    """
+
+    layer: str
+    deltas: Tensor
+    forwards: int
+    backwards: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class TokenReconstructions:
     """Token sequences, or sets of tokens, that an attack claims to have read out of updates.
 
@@ -121,6 +138,7 @@ Evidence = (
     | MembershipScores
     | PropertyScores
     | AdversarialInputs
+    | LayerPerturbations
     | TokenReconstructions
     | SeveralProperties
     | OwnerScores
