@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from fedsec.ball import Norm
@@ -15,7 +16,7 @@ def fgm(
     y: Tensor,
     *,
     eps: float,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: tuple[float | Tensor, float | Tensor] = (0.0, 1.0),
     targets: Tensor | None = None,
     passes: Passes | None = None,
 ) -> Tensor:
@@ -26,7 +27,7 @@ def fgm(
         x: ``(b, *shape)`` inputs within the bounds.
         y: ``(b,)`` true classes.
         eps: Euclidean length of the perturbation, in units of the inputs; clipping can make it shorter.
-        bounds: lowest and highest value of an input.
+        bounds: lowest and highest value of an input: numbers, or tensors that broadcast to ``x``.
         targets: ``(b,)`` classes to be read instead; ``None`` for any wrong one.
         passes: counts what it costs.
 
@@ -45,7 +46,7 @@ def bim(
     step: float | None = None,
     steps: int | None = None,
     norm: Norm = "linf",
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: tuple[float | Tensor, float | Tensor] = (0.0, 1.0),
     targets: Tensor | None = None,
     drop_fooled: bool = True,
     passes: Passes | None = None,
@@ -60,10 +61,10 @@ def bim(
         x: ``(b, *shape)`` inputs within the bounds.
         y: ``(b,)`` true classes.
         eps: radius of the ball, in units of the inputs.
-        step: length of a step in the same norm; ``None`` for 1/255 of the range of an input.
+        step: length of a step in the same norm; ``None`` for 1/255 of the (widest) range of an input.
         steps: how many; ``None`` for the paper's rule (rounded down, at least one).
         norm: of the ball; the paper knows ``linf``.
-        bounds: lowest and highest value of an input.
+        bounds: lowest and highest value of an input: numbers, or tensors that broadcast to ``x``.
         targets: ``(b,)`` classes to be read instead; ``None`` for any wrong one. The paper takes the least likely.
         drop_fooled: see `pgd`.
         passes: counts what it costs.
@@ -74,7 +75,7 @@ def bim(
     Raises:
         ValueError: a step that is not positive, with no number of steps.
     """
-    step = (bounds[1] - bounds[0]) / 255 if step is None else step
+    step = float(torch.as_tensor(bounds[1] - bounds[0], dtype=torch.float64).max()) / 255 if step is None else step
     if steps is None:
         if step <= 0:
             raise ValueError(f"the number of steps follows from their length, which cannot be {step}")

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from fedsec.ball import Norm, project, steepest, uniform_in_ball
 from fedsec.gradient import frozen, input_gradient
 
+from .hyperplane import box
+
 
 @dataclass
 class Passes:
@@ -32,7 +34,7 @@ def fgsm(
     *,
     eps: float,
     norm: Norm = "linf",
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: tuple[float | Tensor, float | Tensor] = (0.0, 1.0),
     targets: Tensor | None = None,
     passes: Passes | None = None,
 ) -> Tensor:
@@ -44,7 +46,7 @@ def fgsm(
         y: ``(b,)`` true classes.
         eps: size of the perturbation, in units of the inputs (8/255 of an image in [0, 1]).
         norm: in which the perturbation has size ``eps``; clipping to the bounds can make it smaller.
-        bounds: lowest and highest value of an input.
+        bounds: lowest and highest value of an input: numbers, or tensors that broadcast to ``x``.
         targets: ``(b,)`` classes to be read instead; ``None`` for any wrong one.
         passes: counts what it costs.
 
@@ -53,7 +55,7 @@ def fgsm(
     """
     with frozen(model), torch.no_grad():
         gradient, _ = _ascent(model, y, targets, passes)(x, None)
-        return (x.detach() + eps * steepest(gradient, norm)).clamp(*bounds)
+        return _Ball.within(bounds, x, eps, norm).clipped(x.detach() + eps * steepest(gradient, norm))
 
 
 def pgd(
@@ -66,7 +68,7 @@ def pgd(
     steps: int = 40,
     norm: Norm = "linf",
     start: Tensor | None = None,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: tuple[float | Tensor, float | Tensor] = (0.0, 1.0),
     restarts: int = 1,
     generator: torch.Generator | None = None,
     targets: Tensor | None = None,
@@ -90,7 +92,7 @@ def pgd(
         norm: of the ball.
         start: ``(b, *shape)`` where the first restart starts (projected); ``None`` for a point drawn uniformly from
             the ball if there is a generator, else ``x`` itself.
-        bounds: lowest and highest value of an input.
+        bounds: lowest and highest value of an input: numbers, or tensors that broadcast to ``x``.
         restarts: starts per example; the further ones are drawn.
         generator: draws the starts.
         targets: ``(b,)`` classes to be read instead; ``None`` for any wrong one.
@@ -106,7 +108,7 @@ def pgd(
     """
     if restarts > 1 and generator is None:
         raise ValueError("further restarts are drawn and need a generator")
-    ball = _Ball(eps, norm, bounds)
+    whole = _Ball.within(bounds, x, eps, norm)
     length = 2.5 * eps / steps if step is None else step
     x = x.detach()
     best, left = x.clone(), torch.arange(len(x), device=x.device)
@@ -117,7 +119,7 @@ def pgd(
         for number in range(restarts):
             if not len(left):
                 break
-            centre, wanted = x[left], None if targets is None else targets[left]
+            ball, centre, wanted = whole.of(left), x[left], None if targets is None else targets[left]
             first = ball.into(start[left], centre) if start is not None and not number else ball.draw(centre, generator)
             objective = _ascent(model, y[left], wanted, passes)
             points = _climb(objective, first, centre, ball, length, steps, drop_fooled)
@@ -134,15 +136,34 @@ def pgd(
 
 @dataclass(frozen=True)
 class _Ball:
-    """Where a perturbed input may lie."""
+    """Where a perturbed input may lie; limits are numbers, or shaped like the inputs."""
 
     eps: float
     norm: Norm
-    bounds: tuple[float, float]
+    limits: tuple[float, float] | tuple[Tensor, Tensor]
+
+    @classmethod
+    def within(cls, bounds: tuple[float | Tensor, float | Tensor], x: Tensor, eps: float, norm: Norm) -> _Ball:
+        """The balls around inputs; numbers stay numbers, which clip faster."""
+        low, high = bounds
+        if isinstance(low, Tensor) or isinstance(high, Tensor):
+            return cls(eps, norm, box(bounds, x))
+        return cls(eps, norm, (low, high))
+
+    def of(self, rows: Tensor) -> _Ball:
+        """The balls around some of the inputs."""
+        low, high = self.limits
+        if isinstance(low, Tensor) and isinstance(high, Tensor):
+            return _Ball(self.eps, self.norm, (low[rows], high[rows]))
+        return self
+
+    def clipped(self, x: Tensor) -> Tensor:
+        """Within the limits."""
+        return torch.clamp(x, *self.limits)
 
     def into(self, x: Tensor, centre: Tensor) -> Tensor:
         """Project on the ball, then clip to the bounds (the centre lies within them, so both hold)."""
-        return (centre + project(x - centre, self.eps, self.norm)).clamp(*self.bounds)
+        return self.clipped(centre + project(x - centre, self.eps, self.norm))
 
     def draw(self, centre: Tensor, generator: torch.Generator | None) -> Tensor:
         """A point of the ball around each centre, clipped to the bounds; the centre without a generator."""
@@ -184,10 +205,11 @@ def _climb(
     points, rows = first.clone(), torch.arange(len(first), device=first.device)
     for _ in range(steps):
         gradient, fooled = objective(points[rows], rows)
-        if drop_fooled:
+        if drop_fooled and fooled.any():
             rows, gradient = rows[~fooled], gradient[~fooled]
             if not len(rows):
                 break
+            ball = ball.of(~fooled)
         points[rows] = ball.into(points[rows] + step * steepest(gradient, ball.norm), centre[rows])
     return points
 
