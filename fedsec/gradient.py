@@ -39,10 +39,13 @@ def input_gradient(objective: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tens
         x: inputs, floating point; neither changed nor made to require gradients.
 
     Returns:
-        The gradient, shaped like ``x``, and the outputs, detached.
+        The gradient, shaped like ``x``, and the outputs, detached. Zero where the losses do not depend on the inputs
+        in a way that can be differentiated (a model that rounds or compares them).
     """
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         losses, outputs = objective(leaf)
-        (gradient,) = torch.autograd.grad(losses.sum(), leaf)
-    return gradient, outputs.detach()
+        if not losses.requires_grad:
+            return torch.zeros_like(leaf), outputs.detach()
+        (gradient,) = torch.autograd.grad(losses.sum(), leaf, allow_unused=True)
+    return torch.zeros_like(x) if gradient is None else gradient, outputs.detach()
