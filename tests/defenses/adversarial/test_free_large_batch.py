@@ -215,19 +215,22 @@ def test_it_wraps_other_steps_than_the_plain_one():
         assert torch.allclose(0.5 * a, b, atol=1e-6)
 
 
-@pytest.mark.parametrize("defense", [FreeLB(steps=2, step=0.3), EmbeddingPGDTraining(steps=2, step=0.3)])
-def test_engines_agree_with_dropout_on(defense):
+@pytest.mark.parametrize(
+    ("defense", "engines"),
+    [(FreeLB(step=0.3), ("stacked", "workers")), (EmbeddingPGDTraining(step=0.3), ("stacked",))],
+)
+def test_engines_agree_with_dropout_on(defense, engines):
     model = transformer()
     local = LocalTraining(epochs=2, batch_size=4, learning_rate=0.2)
     shards = [Shard.of(Examples(*sentences(size, seed=size))) for size in (9, 6)]
     start = model.vector()
     assert pickle.loads(pickle.dumps(defense.local(gradient_step))) == defense.local(gradient_step)
     found = {}
-    for engine in ("sequential", "stacked", "workers"):
+    for engine in ("sequential", *engines):
         with CohortTrainer(model, local, hooks=(defense,), engine=engine, workers=2) as trainer:
             found[engine] = trainer.train(start, shards, [3, 4])
-    assert torch.allclose(found["sequential"], found["stacked"], atol=1e-5)
-    assert torch.allclose(found["sequential"], found["workers"], atol=1e-5)
+    for engine in engines:
+        assert torch.allclose(found["sequential"], found[engine], atol=1e-5)
     with CohortTrainer(model, local) as trainer:
         assert not torch.allclose(trainer.train(start, shards, [3, 4]), found["sequential"], atol=1e-3)
 
@@ -265,10 +268,10 @@ def opinions(count, seed):
 
 
 def robust(hooks, shares):
-    train, test = opinions(600, 1), opinions(200, 2)
+    train, test = opinions(500, 1), opinions(200, 2)
     model = transformer(dropout=0.1, width=16)
     trainer = CohortTrainer(
-        model, LocalTraining(epochs=8, batch_size=16, optimizer="adam", learning_rate=3e-3), hooks=hooks
+        model, LocalTraining(epochs=6, batch_size=16, optimizer="adam", learning_rate=3e-3), hooks=hooks
     )
     net = model.instance(model.vector() + trainer.train(model.vector(), [Shard.of(train)], [5])[0])
     own = net.embedding.tokens(test.x).detach().mul((test.x != 0).unsqueeze(-1)).flatten(1).norm(dim=1)
