@@ -1,5 +1,6 @@
 """Adversarial examples: pure functions on logits, and the attacks around them."""
 
+from .auto_attack import Cascade, Stage, auto_attack
 from .auto_pgd import apgd
 from .basic_iterative import bim, fgm
 from .deepfool import deepfool
@@ -8,4 +9,17 @@ from .gradient_ascent import fgsm, pgd
 from .hop_skip_jump import hop_skip_jump
 from .square import square
 
-__all__ = ["apgd", "bim", "deepfool", "fab", "fgm", "fgsm", "hop_skip_jump", "pgd", "square"]
+__all__ = [
+    "Cascade",
+    "Stage",
+    "apgd",
+    "auto_attack",
+    "bim",
+    "deepfool",
+    "fab",
+    "fgm",
+    "fgsm",
+    "hop_skip_jump",
+    "pgd",
+    "square",
+]

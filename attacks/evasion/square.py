@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from .gradient_ascent import Passes
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _SCHEDULED = 10000
 _CLEAR = 1e-5
+_WATCHED = 100
 
 
 def square(
@@ -32,6 +33,7 @@ def square(
     bounds: tuple[float | Tensor, float | Tensor] = (0.0, 1.0),
     targets: Tensor | None = None,
     generator: torch.Generator | None = None,
+    give_up: Callable[[int, Tensor, Tensor], Tensor] | None = None,
     passes: Passes | None = None,
 ) -> Tensor:
     """Square Attack (Andriushchenko, Croce, Flammarion and Hein 2020, algorithms 1 to 3): random search on scores.
@@ -59,6 +61,8 @@ def square(
         bounds: lowest and highest value of an input: numbers, or tensors that broadcast to ``x``.
         targets: ``(b,)`` classes to be read instead; ``None`` for any wrong one.
         generator: draws the squares.
+        give_up: every 100 queries gets their number, the rows of ``x`` that are still searched ``(k,)`` and their
+            lowest losses so far, and says for which of them, ``(k,)``, the search shall end; ``None`` ends none.
         passes: counts what it costs; no backward pass is made.
 
     Returns:
@@ -91,20 +95,21 @@ def square(
         best, aim = search.start(own), aim[left]
         loss = torch.full((len(left),), torch.inf, dtype=x.dtype, device=x.device)
         points, rows = best, torch.arange(len(left), device=x.device)
-        for part in _shares(share, queries):
+        for query, part in enumerate(_shares(share, queries), 1):
             if not len(left):
                 break
+            keep = torch.ones(len(left), dtype=torch.bool, device=x.device)
             if len(rows):
                 losses, fooled, _ = judge(points, aim[rows])
                 better = (losses < loss[rows]) | fooled
                 best[rows[better]], loss[rows[better]] = points[better], losses[better]
-                if fooled.any():
-                    gone = rows[fooled]
-                    found[left[gone]] = best[gone].reshape(-1, *x.shape[1:])
-                    keep = torch.ones(len(left), dtype=torch.bool, device=x.device)
-                    keep[gone] = False
-                    best, loss, aim, left = best[keep], loss[keep], aim[keep], left[keep]
-                    search = search.of(keep)
+                keep[rows[fooled]] = False
+            if give_up is not None and query % _WATCHED == 0:
+                keep[keep.nonzero()[:, 0][give_up(query, left[keep], loss[keep])]] = False
+            if not keep.all():
+                found[left[~keep]] = best[~keep].reshape(-1, *x.shape[1:])
+                best, loss, aim, left = best[keep], loss[keep], aim[keep], left[keep]
+                search = search.of(keep)
             points, rows = search.propose(best, part, own)
         found[left] = best.reshape(-1, *x.shape[1:])
     return found
