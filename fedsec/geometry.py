@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -27,8 +28,6 @@ from torch import Tensor
 
 CHUNK = 1 << 13
 """Coordinates per chunk: an fp64 chunk of 50 rows is 3.3 MB, about a core's share of the cache."""
-LONG = 1 << 14
-"""Coordinates per chunk of products that are taken from the rows where they lie."""
 FEW = 1 << 20
 """Numbers of a round below which all products are fp64."""
 
@@ -191,16 +190,28 @@ def _products(rows: Tensor, dtype: torch.dtype, centre: Tensor | None) -> Tensor
                 part.copy_(rows[:, span])
                 if centre is not None:
                     part.sub_(centre[span])
-            total += _product_with_itself(part)
+            total += _product_with_itself(block, part.shape[1])
     return total
 
 
-def _product_with_itself(block: Tensor) -> Tensor:
-    """``block @ block.T``; numpy sees that both factors are one matrix and computes half of the products."""
+def _product_with_itself(block: Tensor, width: int) -> Tensor:
+    """``part @ part.T`` of the first columns; numpy sees that both factors are one and computes half of it."""
+    part = block[:, :width]
     if block.device.type != "cpu":
-        return block @ block.t()
-    factor = block.numpy()
+        return part @ part.t()
+    if block.dtype == torch.float32:
+        products: Tensor = _compiled().row_products(block, stop=width)
+        return products
+    factor = part.numpy()
     return torch.from_numpy(np.matmul(factor, factor.T))
+
+
+@cache
+def _compiled() -> ModuleType:
+    """Imported where it is needed: the compiler takes a second that small rounds should not pay."""
+    from fedsec import row_products
+
+    return row_products
 
 
 @contextmanager
@@ -257,11 +268,15 @@ def far_gram(rows: Tensor) -> Tensor | None:
     rows = rows.detach()
     n, d = rows.shape
     total = torch.zeros(n, n, dtype=torch.float64, device=rows.device)
-    with _one_library(rows):
-        for start in range(0, d, LONG):
-            total += _product_with_itself(rows[:, start : start + LONG])
-            if (start == 0 or start + LONG >= d) and (_close_pairs(total) or _within_range(total) < n):
-                return None
+    for span in (slice(0, min(d, CHUNK)), slice(min(d, CHUNK), d)):
+        if rows.device.type == "cpu":
+            total += _compiled().row_products(rows.contiguous(), start=span.start, stop=span.stop)
+        else:
+            for start in range(span.start, span.stop, CHUNK):
+                block = rows[:, start : min(start + CHUNK, d)]
+                total += block @ block.t()
+        if _close_pairs(total) or _within_range(total) < n:
+            return None
     return total
 
 

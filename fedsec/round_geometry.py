@@ -39,16 +39,17 @@ class RoundGeometry:
             rows: ``(n, d)``, finite; never changed.
 
         Raises:
-            ValueError: the matrix is empty or not finite; the message names the rows.
+            ValueError: the matrix is empty or not finite; the message names the rows. A large round is looked at when
+                it is first read, because products tell as well: a pass over it saved.
         """
         if rows.dim() != 2 or not rows.is_floating_point() or not rows.numel():
-            geometry.check_rows(rows)
-        # a finite sum has finite terms
-        if not bool(torch.isfinite(rows.detach().sum())):
             geometry.check_rows(rows)
         self._base: Tensor | None = rows
         self._mix: Tensor | None = None
         self._root = self
+        self._finite = False
+        if not geometry.coarse(rows):
+            self._check()
 
     @classmethod
     def of_products(cls, raw_gram: Tensor) -> RoundGeometry:
@@ -70,6 +71,7 @@ class RoundGeometry:
         result._base = None
         result._mix = None
         result._root = result
+        result._finite = True
         result.raw_gram = raw_gram.to(torch.float64)
         return result
 
@@ -83,7 +85,7 @@ class RoundGeometry:
     @property
     def d(self) -> int:
         """Length of a row."""
-        return int(self._known.shape[1])
+        return int((self._known if self._base is None else self._base).shape[1])
 
     @property
     def device(self) -> torch.device:
@@ -110,7 +112,7 @@ class RoundGeometry:
             return _congruent(self._mix, self._root.gram)
         if self._base is not None and self._mix is None:
             if self._far is None:
-                return geometry.gram_about(self._base, self.centre)
+                return geometry.gram_about(self._known, self.centre)
             return geometry.about_central_row(self._far)
         return geometry.about_central_row(self.raw_gram)
 
@@ -124,13 +126,13 @@ class RoundGeometry:
         """Inner products about the origin, ``(n, n)`` fp64."""
         if self._mix is not None:
             return _congruent(self._mix, self._root.raw_gram)
-        return geometry.gram(self._known) if self._far is None else self._far
+        return self._far if self._far is not None else geometry.gram(self._known)
 
     @cached_property
     def norms(self) -> Tensor:
         """Euclidean norms, ``(n,)`` fp64."""
-        if self._base is not None and self._mix is None:
-            return geometry.row_norms(self._base)
+        if self._base is not None and self._mix is None and self.__dict__.get("_far") is None:
+            return geometry.row_norms(self._known)
         return self.raw_gram.diagonal().clamp_min(0.0).sqrt()
 
     @cached_property
@@ -165,17 +167,30 @@ class RoundGeometry:
         result._base = self._base
         result._mix = weights if self._mix is None else weights @ self._mix
         result._root = self._root
+        result._finite = True
         return result
 
     @cached_property
     def _far(self) -> Tensor | None:
-        return geometry.far_gram(self._base) if self._base is not None and geometry.coarse(self._base) else None
+        if self._base is None or not geometry.coarse(self._base):
+            return None
+        products = geometry.far_gram(self._base)
+        # rows whose squares are finite are
+        self._root._finite = self._root._finite or products is not None
+        return products
 
     @property
     def _known(self) -> Tensor:
         if self._base is None:
             raise ValueError("this geometry was made of products: it has no rows")
+        self._root._check()
         return self._base
+
+    def _check(self) -> None:
+        # a finite sum has finite terms
+        if self._base is not None and not self._finite and not bool(torch.isfinite(self._base.detach().sum())):
+            geometry.check_rows(self._base)
+        self._finite = True
 
     @property
     def _averages(self) -> bool:

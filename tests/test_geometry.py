@@ -1,5 +1,7 @@
 """Distances, medians and sums against slow float64 truths."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from fedsec import geometry
 from fedsec.randomness import generator
 from fedsec.round_geometry import RoundGeometry
+from fedsec.row_products import LONG, row_products
 
 
 def normal(*shape, seed=0):
@@ -184,7 +187,7 @@ def test_lengths_beyond_fp64_are_refused():
         geometry.gram(torch.tensor([[1e200, 0.0], [1.0, 2.0]], dtype=torch.float64))
 
 
-def noisy(n=30, d=geometry.LONG * 3 + 5, seed=3):
+def noisy(n=30, d=geometry.CHUNK * 6 + 5, seed=3):
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
 
 
@@ -224,3 +227,51 @@ def test_copies_of_one_update_stay_copies():
     rows[5:9] = rows[4]
     found = RoundGeometry(rows).squared_distances
     assert float(found[4:9, 4:9].max()) == 0.0
+
+
+@given(n=st.integers(1, 17), d=st.integers(1, 3000), start=st.integers(0, 40), seed=st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_compiled_products_are_those_of_double_precision(n, d, start, seed):
+    rows = normal(n, d, seed=seed).float()
+    start = min(start, d)
+    found = row_products(rows, start=start)
+    wide = rows[:, start:].double()
+    np.testing.assert_allclose(found.numpy(), (wide @ wide.t()).numpy(), atol=3e-6 * math.sqrt(d), rtol=1e-6)
+    assert torch.equal(found, found.t())
+
+
+def test_compiled_products_do_not_depend_on_threads():
+    rows = noisy(11, 3 * LONG + 7)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = row_products(rows)
+        torch.set_num_threads(3)
+        assert torch.equal(row_products(rows), alone)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_rows_that_are_not_finite_have_no_finite_square(value):
+    rows = noisy(7, 2000)
+    rows[5, 1234] = value
+    assert (~torch.isfinite(row_products(rows).diagonal())).nonzero().flatten().tolist() == [5]
+
+
+@pytest.mark.parametrize(
+    "rows", [torch.zeros(2, 6, dtype=torch.float64), torch.zeros(6, 2).t(), torch.zeros(2, 8)[:, ::2]]
+)
+def test_other_memory_is_refused_by_the_compiled_products(rows):
+    with pytest.raises(ValueError, match="contiguous fp32"):
+        row_products(rows)
+
+
+@pytest.mark.parametrize("ask", ["gram", "norms", "rows", "squared_distances", "raw_gram", "cosines", "centre"])
+def test_a_large_round_that_is_not_finite_is_refused_whatever_is_asked(ask):
+    rows = noisy(35)
+    rows[4, 77] = torch.nan
+    with pytest.raises(ValueError, match=r"rows \[4\] hold NaN"):
+        getattr(RoundGeometry(rows), ask)
+    with pytest.raises(ValueError, match=r"rows \[4\] hold NaN"):
+        RoundGeometry(rows).mixed(torch.eye(35)).combine(torch.ones(35))
