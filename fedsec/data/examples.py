@@ -53,6 +53,30 @@ class Attribute:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Feature:
+    """A column of a table, which is one input of the model or, for a category, one per value (one-hot).
+
+    Attributes:
+        name: in the file.
+        values: categories in the order of their inputs; empty for a number.
+        low: lowest value of a number in the train rows, in units of the inputs; 0 for a category.
+        high: highest value; 1 for a category.
+        attribute: name of the sensitive attribute that the column states, or empty.
+    """
+
+    name: str
+    values: tuple[str, ...] = ()
+    low: float = 0.0
+    high: float = 1.0
+    attribute: str = ""
+
+    @property
+    def width(self) -> int:
+        """How many inputs it takes."""
+        return len(self.values) or 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
     """What a dataset says about itself.
 
@@ -71,6 +95,8 @@ class DatasetInfo:
         vocabulary: number of tokens, 0 if the inputs are not tokens.
         words: what the tokens stand for, in the order of their ids; empty if the inputs are not tokens.
         natural_clients: name of an attribute that is a natural client key, or empty.
+        features: columns of a table in the order of the inputs, known once it is loaded; empty where inputs have no
+            names.
     """
 
     name: str
@@ -87,6 +113,7 @@ class DatasetInfo:
     vocabulary: int = 0
     words: tuple[str, ...] = ()
     natural_clients: str = ""
+    features: tuple[Feature, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fedsec.data.build import build_dataset, stratified_rows
-from fedsec.data.examples import Attribute, Dataset, Examples
+from fedsec.data.examples import Attribute, Dataset, Examples, Feature
 from fedsec.data.source import DatasetSource
 from fedsec.data.tables import Column, Scaling, input_names, scale
 
@@ -70,7 +71,7 @@ class TabularSource(DatasetSource):
         train, test = self._parts(root)
         x_train, x_test, bounds = scale(train.x, test.x, self.columns, self.scaling)
         return build_dataset(
-            dataclasses.replace(self.info, bounds=bounds),
+            dataclasses.replace(self.info, bounds=bounds, features=features(self.columns, x_train)),
             train=Examples(x_train, torch.from_numpy(train.y), _tensors(train.attributes)),
             test=Examples(x_test, torch.from_numpy(test.y), _tensors(test.attributes)),
         )
@@ -83,6 +84,21 @@ class TabularSource(DatasetSource):
     @abstractmethod
     def _parts(self, root: Path | None) -> tuple[Part, Part]:
         """Train and test rows."""
+
+
+def features(columns: Sequence[Column], train: torch.Tensor) -> tuple[Feature, ...]:
+    """What the columns of a table are to whoever alters a row.
+
+    Args:
+        columns: in the order of the inputs.
+        train: ``(n, inputs)`` scaled train rows, whose extremes bound each number.
+    """
+    found, at = [], 0
+    for column in columns:
+        low, high = (0.0, 1.0) if column.values else (float(train[:, at].min()), float(train[:, at].max()))
+        found.append(Feature(name=column.name, values=column.values, low=low, high=high, attribute=column.attribute))
+        at += len(column.values) or 1
+    return tuple(found)
 
 
 def _tensors(arrays: dict[str, NDArray[np.int64]]) -> dict[str, torch.Tensor]:

@@ -26,10 +26,12 @@ class Column:
     Attributes:
         name: in the file.
         values: categories in the order of their inputs; empty for a number.
+        attribute: the sensitive attribute that it states or is derived into, or empty.
     """
 
     name: str
     values: tuple[str, ...] = ()
+    attribute: str = ""
 
 
 def read_table(

@@ -38,7 +38,7 @@ class Adult(TabularSource):
     name: ClassVar[str] = "adult"
     summary: ClassVar[str] = "Census income (Adult), 32,561 train and 16,281 test rows, with sex, race and age band"
     columns: ClassVar[tuple[Column, ...]] = (
-        Column("age"),
+        Column("age", attribute="age-band"),
         Column(
             "workclass",
             ("Private", "Self-emp-not-inc", "Self-emp-inc", "Federal-gov", "Local-gov", "State-gov", "Without-pay",
@@ -57,8 +57,8 @@ class Adult(TabularSource):
              "Priv-house-serv", "Protective-serv", "Armed-Forces", "?"),
         ),
         Column("relationship", ("Wife", "Own-child", "Husband", "Not-in-family", "Other-relative", "Unmarried")),
-        Column("race", _RACES),
-        Column("sex", ("Female", "Male")),
+        Column("race", _RACES, "race"),
+        Column("sex", ("Female", "Male"), "sex"),
         Column("capital-gain"),
         Column("capital-loss"),
         Column("hours-per-week"),
@@ -120,10 +120,10 @@ class CreditDefault(TabularSource):
     summary: ClassVar[str] = "Default of credit card clients, 24,000 train and 6,000 test rows, with sex and age band"
     columns: ClassVar[tuple[Column, ...]] = (
         Column("LIMIT_BAL"),
-        Column("SEX", ("1", "2")),
+        Column("SEX", ("1", "2"), "sex"),
         Column("EDUCATION", ("0", "1", "2", "3", "4", "5", "6")),
-        Column("MARRIAGE", ("0", "1", "2", "3")),
-        Column("AGE"),
+        Column("MARRIAGE", ("0", "1", "2", "3"), "marriage"),
+        Column("AGE", attribute="age-band"),
         *(Column(month) for month in _MONTHS),
         *(Column(f"BILL_AMT{month}") for month in range(1, 7)),
         *(Column(f"PAY_AMT{month}") for month in range(1, 7)),
@@ -187,13 +187,13 @@ class BankMarketing(TabularSource):
         "Bank marketing, 10 % sample, 3,319 train and 800 test rows, with age band and marital status"
     )
     columns: ClassVar[tuple[Column, ...]] = (
-        Column("age"),
+        Column("age", attribute="age-band"),
         Column(
             "job",
             ("admin.", "blue-collar", "entrepreneur", "housemaid", "management", "retired", "self-employed", "services",
              "student", "technician", "unemployed", "unknown"),
         ),
-        Column("marital", _MARITAL),
+        Column("marital", _MARITAL, "marital"),
         Column(
             "education",
             ("basic.4y", "basic.6y", "basic.9y", "high.school", "illiterate", "professional.course",
@@ -279,18 +279,18 @@ class GermanCredit(TabularSource):
         Column("savings", _coded(6, 1, 2, 3, 4, 5)),
         Column("employment since", _coded(7, 1, 2, 3, 4, 5)),
         Column("installment rate"),
-        Column("personal status and sex", _STATUS),
+        Column("personal status and sex", _STATUS, "sex"),
         Column("other debtors", _coded(10, 1, 2, 3)),
         Column("residence since"),
         Column("property", _coded(12, 1, 2, 3, 4)),
-        Column("age"),
+        Column("age", attribute="age-band"),
         Column("other plans", _coded(14, 1, 2, 3)),
         Column("housing", _coded(15, 1, 2, 3)),
         Column("credits"),
         Column("job", _coded(17, 1, 2, 3, 4)),
         Column("liable people"),
         Column("telephone", _coded(19, 1, 2)),
-        Column("foreign worker", _coded(20, 1, 2)),
+        Column("foreign worker", _coded(20, 1, 2), "foreign-worker"),
     )
     info: ClassVar[DatasetInfo] = DatasetInfo(
         name="german-credit",

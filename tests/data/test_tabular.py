@@ -106,3 +106,24 @@ def test_tables_are_read_as_they_stand(tmp_path):
     columns = (Column("b", ("z", "x y")), Column("a"))
     assert encode(table, columns, dataset="some", path=path).tolist() == [[0, 1, 1], [1, 0, 2]]
     assert input_names(columns) == ("b=z", "b=x y", "a")
+
+
+@pytest.mark.parametrize("scaling", ["min-max", "standard"])
+def test_a_loaded_table_says_what_its_columns_are(adult, scaling):
+    data = Adult(scaling=scaling).load(adult)
+    found = data.info.features
+    assert [feature.name for feature in found] == [column.name for column in Adult.columns]
+    assert sum(feature.width for feature in found) == data.info.input_shape[0]
+    assert {f.name: f.attribute for f in found if f.attribute} == {"age": "age-band", "race": "race", "sex": "sex"}
+    at = 0
+    for feature in found:
+        block = data.train.x[:, at : at + feature.width]
+        at += feature.width
+        assert (float(block.min()), float(block.max())) == (feature.low, feature.high)
+        assert not feature.values or (block.sum(1) == 1).all()
+
+
+@pytest.mark.parametrize("source", [Adult, BankMarketing, CreditDefault, GermanCredit])
+def test_every_sensitive_attribute_is_stated_by_a_column(source):
+    stated = {column.attribute for column in source.columns if column.attribute}
+    assert stated == {attribute.name for attribute in source.info.attributes}
