@@ -208,7 +208,7 @@ class FreeLB(_EmbeddingTraining):
         title="FreeLB: Enhanced Adversarial Training for Natural Language Understanding",
         authors="Zhu, Cheng, Gan, Sun, Goldstein, Liu",
         venue="ICLR 2020",
-        where="algorithm 1 and section 3.2",
+        where="algorithm 1",
     )
     cost: ClassVar[str] = "steps times the forward and backward passes of a local step"
 
@@ -238,7 +238,7 @@ class EmbeddingPGDTraining(_EmbeddingTraining):
         title="FreeLB: Enhanced Adversarial Training for Natural Language Understanding",
         authors="Zhu, Cheng, Gan, Sun, Goldstein, Liu",
         venue="ICLR 2020",
-        where="section 3.1, the PGD that it is compared with",
+        where="the K-PGD that it is compared with",
     )
     cost: ClassVar[str] = "steps more forward and backward passes per local step, and some clean accuracy"
 
