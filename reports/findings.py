@@ -93,6 +93,7 @@ class Section:
     unnamed: tuple[str, ...]
     paper: str
     line: str
+    checks: tuple[tuple[str, tuple[Mapping[str, Any], ...]], ...]
 
 
 def sections(audit: Audit, anchors: Anchors, budget: Budget, most_curves: int = MOST_CURVES) -> tuple[Section, ...]:
@@ -140,6 +141,7 @@ def _section(audit: Audit, anchors: Anchors, attack: str, shown: tuple[Gallery, 
         taxonomy=tuple(t for t in taxonomy.values() if t.get("id") and t.get("strength") != "none"),
         unnamed=tuple(dict.fromkeys(str(t.get("framework")) for t in taxonomy.values() if not t.get("id"))),
         paper=", ".join(str(paper[k]) for k in ("title", "authors", "venue", "where") if paper.get(k)),
+        checks=tuple((s, tuple(made)) for s, f in found.items() if (made := rows(f, "checks"))),
         line=flow({"name": entry.get("name") or attack, **table(entry, "parameters")}),
     )
 

@@ -73,6 +73,7 @@ def _page(audit: Audit, image_bytes: int, most_curves: int) -> str:
             costs=costs.costs(audit, anchors),
             dearest=costs.dearest(audit, anchors),
             oracles=any(texts(entry, "oracles") for entry in audit.attacks.values()),
+            doubted=any(c.get("passed") is False for f in audit.findings.values() for c in rows(f, "checks")),
             claims=costs.claims(audit),
             gaps=costs.gaps(audit, anchors),
             openings=ledger.openings(audit),

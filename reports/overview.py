@@ -38,7 +38,8 @@ class Cell:
         span: the interval, without the unit.
         words: all of it in one sentence, for those who hear it.
         anchor: the row of evidence.
-        marks: ``†`` (attack failed on its control), ``‡`` (only non-adaptive attacks), ``§`` (was given an oracle).
+        marks: ``†`` (attack failed on its control), ``‡`` (only non-adaptive attacks), ``§`` (was given an oracle),
+            ``¶`` (masked gradients).
     """
 
     style: str
@@ -139,6 +140,8 @@ def make_cell(audit: Audit, anchors: Anchors, attack: str, stack: str) -> Cell:
     words += ", no evidence: the attack failed on its control" if no_proof else ""
     oracles = texts(audit.attacks[attack], "oracles")
     words += f", given what no attacker has: {', '.join(oracles)}" if oracles else ""
+    doubted = any(check.get("passed") is False for check in rows(finding, "checks"))
+    words += ", too low: the model hides its gradients" if doubted else ""
     return Cell(
         style=UNPROVEN if no_proof else severity,
         letter=LETTERS[severity],
@@ -146,7 +149,7 @@ def make_cell(audit: Audit, anchors: Anchors, attack: str, stack: str) -> Cell:
         span=interval(low, high, unit).removesuffix("%").removesuffix(f" {unit}"),
         words=words,
         anchor=anchor,
-        marks=("†" if no_proof else "") + ("‡" if caveat else "") + ("§" if oracles else ""),
+        marks=("†" if no_proof else "") + ("‡" if caveat else "") + ("§" if oracles else "") + ("¶" if doubted else ""),
     )
 
 

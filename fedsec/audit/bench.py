@@ -25,6 +25,7 @@ from fedsec.audit.challenge import (
     truth,
     with_counts,
 )
+from fedsec.audit.masks import masking_of
 from fedsec.audit.plan import Cell, Training, wanted_by
 from fedsec.audit.planted import plant
 from fedsec.audit.shadows import Shadows
@@ -36,6 +37,7 @@ from fedsec.federation.result import TrainingResult
 from fedsec.federation.rounds import Federation
 from fedsec.federation.setup import FederationSetup
 from fedsec.judges.base import Judge, Judgement, Outcome
+from fedsec.judges.checks import Battery
 from fedsec.protocol.events import Event, Topic
 from fedsec.protocol.outcome import NotApplicable
 from fedsec.protocol.parties import Adversary, Attack, MaliciousServer
@@ -86,6 +88,10 @@ class Workbench:
         if Knowledge.LOCAL_TRAINING not in knows:
             return None
         return Shadows(self._federation(task.seed), stack, task.honest, self.artifacts)
+
+    def _masking(self, task: Cell, setup: FederationSetup, released: Tensor) -> Callable[[], Battery]:
+        """The masking battery of a released model, which all attacks on it share."""
+        return lambda: masking_of(setup, released, training=task.honest, artifacts=self.artifacts)
 
     def _train(self, task: Training, progress: Progress) -> None:
         setup, stack = self._federation(task.seed), self._stacks[task.stack]
@@ -167,7 +173,7 @@ class Workbench:
         challenge, clients = self._challenge(task.seed), self._clients(task.seed)
         released = self.artifacts.read(task.honest).tensors["released"].to(setup.device)
         held = truth(setup, stack, attack, events=seen_events, released=released, challenge=challenge, clients=clients)
-        held = planting.told(held) if planting else held
+        held = planting.told(held) if planting else replace(held, masking=self._masking(task, setup, released))
         facts = public_facts(
             setup,
             stack,
@@ -393,5 +399,6 @@ def _judged(judgement: Judgement, document: dict[str, Any]) -> dict[str, Tensor]
         tensors[f"x/{name}"] = exhibit
     document["measurements"] = rows
     document["exposed"] = [asdict(one) for one in judgement.exposed]
+    document["checks"] = [asdict(one) for one in judgement.checks]
     document["notes"].extend(judgement.notes)
     return tensors

@@ -20,6 +20,7 @@ _RUNNING = (
     "audit/bench.py",
     "audit/build.py",
     "audit/challenge.py",
+    "audit/masks.py",
     "audit/planted.py",
     "audit/shadows.py",
     "audit/transcripts.py",

@@ -116,6 +116,7 @@ class Assembly:
             "exhibits": {},
             "by_seed": {},
             "exposed": [],
+            "checks": [],
         }
         measured = [i for i in items if i.status == "measured" and i.stored is not None]
         if status != "measured" or not measured:
@@ -139,6 +140,7 @@ class Assembly:
         if watched is not None:
             row["exhibits"]["detection"] = watched
         row["exposed"] = _stored(measured[0]).document.get("exposed", [])
+        row["checks"] = _checks([_stored(i).document.get("checks", []) for i in measured])
         row["cost"] = {"seconds_per_cell": sum(_stored(i).document["seconds"] for i in measured) / len(measured)}
         if isinstance(plugin, Adversary):
             attacked = [t for t in self.plan.trainings if (t.stack, t.attack) == (stack.label, attack.label)]
@@ -210,6 +212,15 @@ def _notes(by_seed: list[list[str]]) -> list[str]:
     """Notes of all seeds; one that differs from an earlier one in its numbers only is left out."""
     kept = {re.sub(r"[0-9.]+", "#", note): note for notes in reversed(by_seed) for note in reversed(notes)}
     return list(reversed(kept.values()))
+
+
+def _checks(by_seed: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Each check over the seeds: passed if it passed in all of them, else as in the first one in which it failed."""
+    kept: dict[str, dict[str, Any]] = {}
+    for check in (check for checks in by_seed for check in checks):
+        if check["name"] not in kept or (kept[check["name"]]["passed"] and not check["passed"]):
+            kept[check["name"]] = check
+    return list(kept.values())
 
 
 def _succeeded(row: dict[str, Any]) -> bool | None:

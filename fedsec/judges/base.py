@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedsec.data.examples import DatasetInfo, Examples
+from fedsec.judges.checks import Battery, Check
 from fedsec.models.flat import FlatModel
 from fedsec.protocol.evidence import Evidence
 
@@ -72,12 +73,14 @@ class Judgement:
             ``gallery/score`` (``(g,)``), ``roc/fpr``, ``roc/tpr``, ``curve/<name>/x`` and ``curve/<name>/y``.
         notes: sentences that must stand beside the numbers (caveats).
         exposed: the most exposed examples or clients first, ten at the most.
+        checks: whether the numbers can be believed.
     """
 
     measurements: tuple[Measurement, ...]
     exhibits: Mapping[str, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     exposed: tuple[Exposure, ...] = ()
+    checks: tuple[Check, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +107,7 @@ class Truth:
         included: the coin of each canary identity.
         claims: what the defenses of the stack claim (`Defense.claims`, with the key ``defense``).
         property_shares: `property_share` of each property, by name.
+        masking: runs the masking battery on the released model, or takes its result if that was done before.
     """
 
     info: DatasetInfo
@@ -123,6 +127,7 @@ class Truth:
     included: Mapping[int, bool] = field(default_factory=dict)
     claims: tuple[Mapping[str, float | str], ...] = ()
     property_shares: Mapping[str, Mapping[tuple[int, str], float]] = field(default_factory=dict)
+    masking: Callable[[], Battery] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -86,8 +86,12 @@ class EvasionJudge(Judge):
             ),
         )
         notes = self._notes(outside, net, x, y, misread, noise)
+        believed = truth.masking() if truth.masking is not None else None
         return Judgement(
-            measurements=measurements, exhibits=self._gallery(truth, x, attacked, misread & ~clean), notes=notes
+            measurements=measurements,
+            exhibits=self._gallery(truth, x, attacked, misread & ~clean),
+            notes=(*((believed.text,) if believed else ()), *notes),
+            checks=believed.checks if believed else (),
         )
 
     def _notes(

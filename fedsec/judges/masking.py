@@ -8,14 +8,15 @@ the attacks' figure is too high by an unknown amount.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from fedsec.gradient import frozen, input_gradient
+from fedsec.judges.checks import Battery, Check
 from fedsec.judges.masking_probes import Room, Trace, climb, cross_entropy, margin, misread, search, shake
 from fedsec.models.dropout import CounterDropout
 
@@ -29,63 +30,10 @@ STEPS, LONG, QUERIES, DRAWS, REPEATS = 20, 60, 300, 20, 5
 SCALE = 100.0
 SLACK = 0.05
 """Share of the inputs by which a comparison may be off; a random search finds 1 to 4 % more on sound networks."""
-LONG_SLACK = 0.15
+LOOSE = 0.15
+"""The same between different losses, and between few steps and many, which differ on sound networks too."""
 INSIDE = 1e-3
 BOUND_SLACK = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One comparison.
-
-    Attributes:
-        name: in kebab-case.
-        passed: whether it is as with useful gradients.
-        text: what was found, in one sentence with its figures.
-        figures: the numbers by name; shares unless they say otherwise.
-    """
-
-    name: str
-    passed: bool
-    text: str
-    figures: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Battery:
-    """What the battery found of one model.
-
-    Attributes:
-        checks: in a fixed order; none where too few inputs are read rightly.
-        inputs: how many were used.
-        size: perturbation at which attacks were compared, in widths of the bounds: about half survive there.
-    """
-
-    checks: tuple[Check, ...]
-    inputs: int
-    size: float
-
-    @property
-    def failed(self) -> tuple[str, ...]:
-        """Names of the checks that failed."""
-        return tuple(check.name for check in self.checks if not check.passed)
-
-    @property
-    def masked(self) -> bool | None:
-        """Whether gradients are masked; ``None`` if that was not checked."""
-        return bool(self.failed) if self.checks else None
-
-    @property
-    def text(self) -> str:
-        """The verdict in one sentence."""
-        if not self.checks:
-            return f"Masking was not checked: only {self.inputs} inputs are read rightly."
-        if not self.failed:
-            return f"Masking battery: no sign of masked gradients ({len(self.checks)} checks on {self.inputs} inputs)."
-        return (
-            f"Masking battery: gradients are masked ({', '.join(self.failed)}; {len(self.failed)} of "
-            f"{len(self.checks)} checks on {self.inputs} inputs failed), so attacks by gradients understate the harm."
-        )
 
 
 def battery(
@@ -212,14 +160,14 @@ def _comparisons(found: _Probes, size: float, by_margin: Tensor) -> tuple[Check,
         Check(
             name="logit-scale",
             # where larger logits help the attack they are too small, which hides nothing
-            passed=one - min(down, free) <= SLACK or up < one - SLACK,
+            passed=one - down <= SLACK and (one - free <= LOOSE or up < one - SLACK),
             text=f"PGD on the cross-entropy leaves {one:.0%}; of logits a hundredth as large {down:.0%}, a hundred "
             f"times as large {up:.0%}, and on the margin, which has no scale, {free:.0%}.",
             figures={"as it is": one, "hundredth": down, "hundredfold": up, "margin": free},
         ),
         Check(
             name="more-steps",
-            passed=few - many <= LONG_SLACK,
+            passed=few - many <= LOOSE,
             text=f"{STEPS} steps leave {few:.0%}, and {LONG} steps from two more starts {many:.0%}.",
             figures={"few": few, "many": many},
         ),
