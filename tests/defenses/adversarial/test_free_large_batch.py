@@ -11,7 +11,7 @@ from fedsec.attacks.evasion.embedding import embedding_pgd
 from fedsec.data.examples import DatasetInfo, Examples
 from fedsec.defenses.adversarial.free_large_batch import EmbeddingPGDTraining, FreeLB
 from fedsec.federation.cohort import CohortTrainer
-from fedsec.federation.shards import Shard
+from fedsec.federation.shards import Shard, local_order
 from fedsec.federation.training import LocalTraining
 from fedsec.models.dropout import CounterDropout
 from fedsec.models.flat import FlatModel
@@ -148,6 +148,23 @@ def test_it_is_the_loop_of_the_paper(accumulate):
             assert torch.allclose(a[lane], b, atol=1e-5)
     plain = gradient_step(stacked(model), x, y)
     assert max(float((a - b).abs().max()) for a, b in zip(found, plain, strict=True)) > 1e-3
+
+
+def test_one_clients_round_is_central_training():
+    model, data = transformer(), Examples(*sentences(11, seed=4))
+    local = LocalTraining(epochs=2, batch_size=4, learning_rate=0.2)
+    defense = FreeLB(eps=0.5, step=0.3, steps=3, init=0.0)
+    order = local_order(Shard.of(data), local, seed=3)
+    state = model.vector()
+    for (first, last), key in zip(order.bounds, order.keys, strict=True):
+        x, y = (part[order.rows[first:last]] for part in (data.x, data.y))
+        start = torch.zeros(last - first, 6, 8)
+        gradients = slowly(model, state, key, x, y, start, eps=0.5, step=0.3, passes=3, accumulate=True)
+        state = state - 0.2 * torch.cat([gradient.flatten() for gradient in gradients])
+    with CohortTrainer(model, local, hooks=(defense,)) as trainer:
+        update = trainer.train(model.vector(), [Shard.of(data)], [3])[0]
+    assert torch.allclose(model.vector() + update, state, atol=1e-5)
+    assert float(update.norm()) > 0.1
 
 
 @settings(max_examples=30, deadline=None)
