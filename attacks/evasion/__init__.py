@@ -4,6 +4,7 @@ from .auto_attack import Cascade, Stage, auto_attack
 from .auto_pgd import apgd
 from .basic_iterative import bim, fgm
 from .deepfool import deepfool
+from .embedding import embedding_pgd
 from .fab import fab
 from .gradient_ascent import fgsm, pgd
 from .hop_skip_jump import hop_skip_jump
@@ -16,6 +17,7 @@ __all__ = [
     "auto_attack",
     "bim",
     "deepfool",
+    "embedding_pgd",
     "fab",
     "fgm",
     "fgsm",
