@@ -173,6 +173,10 @@ class _EmbeddingTraining(Defense):
             return (
                 ("the inputs are no tokens and have no embeddings", "use pgd-at, which changes the inputs themselves"),
             )
+        if sum(name in {"freelb", "embedding-pgd-at"} for name in setting.stack) > 1:
+            return (
+                ("two defenses change the embeddings in one pass, by more than either was told", "keep one of them"),
+            )
         if not any(slot.name.startswith(f"{self.layer}.") for slot in setting.layout.parameters):
             names = ", ".join(name for name, _ in setting.layout.layers())
             return ((f"the model has no layer {self.layer!r} with parameters", f"name one of {names}"),)

@@ -252,7 +252,7 @@ def test_engines_agree_with_dropout_on(defense, engines):
         assert not torch.allclose(trainer.train(start, shards, [3, 4]), found["sequential"], atol=1e-3)
 
 
-def setting(model, bounds=None):
+def setting(model, bounds=None, stack=("freelb",)):
     return Setting(
         population=2,
         cohort=2,
@@ -264,7 +264,7 @@ def setting(model, bounds=None):
         has_batch_norm=False,
         task="classification",
         bounds=bounds,
-        stack=("freelb",),
+        stack=stack,
     )
 
 
@@ -275,6 +275,7 @@ def test_what_has_no_embeddings_is_refused_and_controlled_clients_do_not_run_it(
         assert "pgd-at" in kind().problems(setting(model, (0.0, 1.0)))[0][1]
         assert "embedding.tokens" in kind(layer="words").problems(setting(model))[0][1]
         assert kind().enforcement is EnforcedBy.CLIENT
+        assert "keep one" in kind().problems(setting(model, stack=("freelb", "embedding-pgd-at")))[0][1]
 
 
 def opinions(count, seed):
