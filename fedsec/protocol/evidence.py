@@ -49,11 +49,23 @@ class PropertyScores:
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialInputs:
-    """``(m, *input_shape)`` inputs that should be misread, in the order of the challenge."""
+    """``(m, *input_shape)`` inputs that should be misread, in the order of the challenge.
+
+    Attributes:
+        inputs: they.
+        forwards: passes through the model, counted per example.
+        backwards: passes through its gradient.
+        distances: ``(m,)`` distance of the nearest misread point that was found, in the attack's norm and beyond its
+            ball too: 0 where the input is misread already, infinite where none was found. ``None`` for an attack that
+            does not seek it.
+        size: radius of the attack's ball.
+    """
 
     inputs: Tensor
     forwards: int
     backwards: int
+    distances: Tensor | None = None
+    size: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
