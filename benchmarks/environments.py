@@ -13,13 +13,15 @@ PEERS = {
     "flower": ["flwr[simulation]==1.41.0", "ray==2.55.1"],
     "pfl": ["pfl==0.6.0"],
     "breaching": ["hydra-core==1.3.2", "scipy"],
-    "byzfl": ["scipy"],
+    "byzfl": ["scipy", "matplotlib", "seaborn"],
     "rules": ["flwr==1.41.0", "cloudpickle", "scikit-learn"],
+    "evasion": ["foolbox==3.3.4", "scipy", "scikit-learn", "six", "tqdm", "packaging", "safetensors"],
 }
 WITHOUT_DEPENDENCIES = {
     "breaching": ["breaching==0.1.2"],
     "byzfl": ["byzfl==0.0.11"],
     "rules": ["byzpy==0.1.4", "fedml==0.9.6", "blades==0.0.13"],
+    "evasion": ["torchattacks==3.5.1", "adversarial-robustness-toolbox==1.20.1"],
 }
 """These ask for packages that what is measured does not use, such as torchvision, and some for an older torch."""
 
