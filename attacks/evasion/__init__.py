@@ -3,6 +3,7 @@
 from .auto_attack import Cascade, Stage, auto_attack
 from .auto_pgd import apgd
 from .basic_iterative import bim, fgm
+from .carlini_wagner import carlini_wagner
 from .deepfool import deepfool
 from .embedding import embedding_pgd
 from .fab import fab
@@ -16,6 +17,7 @@ __all__ = [
     "apgd",
     "auto_attack",
     "bim",
+    "carlini_wagner",
     "deepfool",
     "embedding_pgd",
     "fab",
