@@ -17,6 +17,7 @@ class Knowledge(StrEnum):
     BATCH_ORDER = "order of the victim's batches, with each example's label"
     COUNTS = "number of examples behind an update"
     LOCAL_TRAINING = "local learning rate, batch size and epochs"
+    OWN_DATA = "its own examples, as a participant"
     AUXILIARY_DATA = "public examples from the population"
     TEST_INPUTS = "inputs at deployment"
     CANDIDATES = "examples whose membership is in question"

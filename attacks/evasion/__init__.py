@@ -9,6 +9,7 @@ from .embedding import embedding_pgd
 from .fab import fab
 from .gradient_ascent import fgsm, pgd
 from .hop_skip_jump import hop_skip_jump
+from .momentum import momentum
 from .square import square
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "fgm",
     "fgsm",
     "hop_skip_jump",
+    "momentum",
     "pgd",
     "square",
 ]

@@ -184,6 +184,7 @@ class Workbench:
             federate=self._shadows(task, stack, attack.knows()),
         )
         view = with_counts(view, held.behind) if Knowledge.COUNTS in attack.knows() else view
+            position=position,
         # Like the key, draws do not depend on the label: one attack under two labels has one result.
         place = attack.name if position == attack.threat.position else f"{attack.name}@{position}"
         evidence = attack.run(view, facts, generator=generator(setup.seed, "attack", attack.name, place))

@@ -27,7 +27,7 @@ from fedsec.protocol.outcome import NotApplicable
 from fedsec.protocol.parties import Adversary, Attack
 from fedsec.protocol.payload import Plain
 from fedsec.protocol.stage import Defense
-from fedsec.protocol.view import View
+from fedsec.protocol.view import View, coalition_of
 from fedsec.randomness import derive_seed, generator, numpy_generator
 from fedsec.threat import Knowledge
 
@@ -176,8 +176,9 @@ def public_facts(
     clients: ClientChallenge | None = None,
     labels: dict[tuple[int, str], Tensor] | None = None,
     federate: Federate | None = None,
+    position: str = "",
 ) -> PublicFacts:
-    """Public facts and exactly the knowledge that a plugin declares."""
+    """Public facts and exactly the knowledge that a plugin declares; its own data is that of its position's clients."""
     knows = plugin.knows()
     seed = derive_seed(setup.seed, "attacker", plugin.name)
     described = tuple(f"{d.name}{_parameters(d)}" for d in stack)
@@ -209,7 +210,15 @@ def public_facts(
         _aggregate=Rehearsal(setup, stack, seed=seed) if given(Knowledge.AGGREGATION_RULE) else None,
         _client_candidates=clients.candidates if given(Knowledge.CLIENT_CANDIDATES) and clients else None,
         rule=rule,
+        _own=_own_examples(setup, position) if given(Knowledge.OWN_DATA) else None,
     )
+
+
+def _own_examples(setup: FederationSetup, position: str) -> Examples | None:
+    """What the clients of a position hold together; ``None`` where there is no client among them."""
+    clients = sorted(int(party.partition(":")[2]) for party in coalition_of(position) if party.startswith("client:"))
+    shards = [setup.shard(client).examples() for client in clients]
+    return _joined(shards, setup.split.clients) if shards else None
 
 
 def _parameters(plugin: Plugin) -> str:

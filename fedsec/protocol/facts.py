@@ -90,6 +90,7 @@ class PublicFacts:
     _client_candidates: tuple[Examples, ...] | None = field(default=None, repr=False)
     _property: str | None = field(default=None, repr=False)
     _aggregate: Aggregate | None = field(default=None, repr=False)
+    _own: Examples | None = field(default=None, repr=False)
 
     def _known(self, what: Knowledge, value: T | None) -> T:
         if what not in self.knowledge:
@@ -102,6 +103,11 @@ class PublicFacts:
     def local(self) -> LocalTraining:
         """How clients train."""
         return self._known(Knowledge.LOCAL_TRAINING, self._local)
+
+    @property
+    def own(self) -> Examples:
+        """The examples of the clients in the attack's position, before any stage of the stack; for a passive attack."""
+        return self._known(Knowledge.OWN_DATA, self._own)
 
     @property
     def auxiliary(self) -> Examples:
