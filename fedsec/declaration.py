@@ -260,7 +260,9 @@ def _source_plain(value: Any) -> Any:
     if isinstance(value, SourceInstance):
         given = {name: _source_plain(argument) for name, argument in value.arguments}
         defaults = {field.name: field.default for field in _source_fields(value.of)}
-        return {"name": value.of.attribute("name"), **defaults, **given}
+        # like `Plugin.spec` of the carried plugin, whose tuples are lists
+        held = {k: list(v) if isinstance(v, tuple) else v for k, v in {**defaults, **given}.items()}
+        return {"name": value.of.attribute("name"), **held}
     if isinstance(value, tuple | list):
         return tuple(_source_plain(item) for item in value)
     return plain(value)

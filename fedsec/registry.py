@@ -30,7 +30,7 @@ BASES = {
 }
 """What a plugin of each group derives from; reports are functions."""
 
-NESTED_GROUPS = ("attacks", "defenses")
+NESTED_GROUPS = ("attacks", "defenses", "models")
 """Where the plugins that other plugins carry are looked up, in this order."""
 
 

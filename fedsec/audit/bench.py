@@ -87,14 +87,15 @@ class Workbench:
         """Shadow federations for who knows the algorithm; they train where the real ones do."""
         if Knowledge.LOCAL_TRAINING not in knows:
             return None
-        return Shadows(self._federation(task.seed), stack, task.honest, self.artifacts)
+        return Shadows(self._federation(task.seed).of_stack(stack), stack, task.honest, self.artifacts)
 
     def _masking(self, task: Cell, setup: FederationSetup, released: Tensor) -> Callable[[], Battery]:
         """The masking battery of a released model, which all attacks on it share."""
         return lambda: masking_of(setup, released, training=task.honest, artifacts=self.artifacts)
 
     def _train(self, task: Training, progress: Progress) -> None:
-        setup, stack = self._federation(task.seed), self._stacks[task.stack]
+        stack = self._stacks[task.stack]
+        setup = self._federation(task.seed).of_stack(stack)
         adversary, facts = None, None
         if task.attack:
             plugin = self._attacks[task.attack].plugin
@@ -121,7 +122,8 @@ class Workbench:
         self.artifacts.write(task.key, _training_document(task, result), tensors)
 
     def _measure(self, task: Cell, started: float) -> None:
-        setup, stack = self._setup(task.seed), self._stacks[task.stack]
+        stack = self._stacks[task.stack]
+        setup = self._setup(task.seed).of_stack(stack)
         entry = self._attacks[task.attack]
         document: dict[str, Any] = {"kind": "cell", "label": task.label, "reason": "", "notes": []}
         judgement: Judgement | None = None
@@ -182,9 +184,9 @@ class Workbench:
             clients=clients,
             labels=labels_behind(held.behind),
             federate=self._shadows(task, stack, attack.knows()),
+            position=position,
         )
         view = with_counts(view, held.behind) if Knowledge.COUNTS in attack.knows() else view
-            position=position,
         # Like the key, draws do not depend on the label: one attack under two labels has one result.
         place = attack.name if position == attack.threat.position else f"{attack.name}@{position}"
         evidence = attack.run(view, facts, generator=generator(setup.seed, "attack", attack.name, place))

@@ -50,7 +50,7 @@ class Federation:
         engine: str = "auto",
         workers: int = 1,
     ) -> None:
-        self.setup = setup
+        self.setup = setup = setup.of_stack(stack)
         self.stages = Stages(stack, setup.setting(stack), seed=setup.seed)
         self.transcript = Transcript(wanted or {})
         self.ledger = Ledger()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from fedsec.federation.population import Participation
 from fedsec.federation.training import LocalTraining
 from fedsec.models.flat import FlatModel
 from fedsec.protocol.stage import Defense, Setting
-from fedsec.randomness import generator
+from fedsec.randomness import derive_seed, generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +65,7 @@ class FederationSetup:
         rounds: number of rounds.
         evaluate_every: rounds between evaluations; the last round is always evaluated.
         seed: of the federation; the same for every stack and attack, so that comparisons are paired.
+        composed: the defenses whose architecture the model has already.
     """
 
     info: DatasetInfo
@@ -81,6 +82,7 @@ class FederationSetup:
     rounds: int
     evaluate_every: int
     seed: int
+    composed: tuple[Defense, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -91,6 +93,23 @@ class FederationSetup:
     def transforms(self) -> bool:
         """Whether clients see their examples through an environment of their own."""
         return type(self.partition).transform is not Partition.transform
+
+    def of_stack(self, stack: tuple[Defense, ...]) -> FederationSetup:
+        """The federation with the architecture that a stack makes of its model; itself if none does, or did already.
+
+        The parameters of the model stay as they are, and new ones derive from the seed.
+        """
+        hooks = tuple(d for d in stack if d.implements("architecture"))
+        if not hooks or hooks == self.composed:
+            return self
+        module = self.model.instance(self.initial.cpu()).train()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derive_seed(self.seed, "architecture"))
+            for hook in hooks:
+                module = hook.architecture(module, self.info)
+        name = "+".join((*(hook.name for hook in reversed(hooks)), self.model.name))
+        model = FlatModel.of(module, task=self.model.task, name=name)
+        return replace(self, model=model, initial=model.vector().to(self.initial), composed=hooks)
 
     def shard(self, client: int, hooks: tuple[Defense, ...] = ()) -> Shard:
         """A client's data, after its environment and the ``data`` hooks of the stack."""
@@ -114,6 +133,7 @@ class FederationSetup:
 
     def setting(self, stack: tuple[Defense, ...]) -> Setting:
         """The federation as a defense must know it."""
+        model = self.of_stack(stack).model
         largest = int(self.index.sizes().max()) if len(self.index) else 0
         how = self.participation
         everyone = how.sampling == "fixed" and how.clients_per_round >= len(self.index)
@@ -122,14 +142,15 @@ class FederationSetup:
             cohort=float(min(how.clients_per_round, len(self.index))),
             rounds=self.rounds,
             sampling="all" if everyone else how.sampling,
-            layout=self.model.layout,
+            layout=model.layout,
             local_steps=self.local.steps(largest),
             batch_size=self.local.batch_size,
-            has_batch_norm=self.model.has_batch_norm,
+            has_batch_norm=model.has_batch_norm,
             task=self.info.task,
             bounds=self.info.bounds,
             stack=tuple(defense.name for defense in stack),
             public=len(self.split.auxiliary),
+            input_shape=self.info.input_shape,
         )
 
 

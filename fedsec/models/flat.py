@@ -101,7 +101,10 @@ class FlatModel:
 
     @classmethod
     def of(cls, module: nn.Module, *, task: str, name: str) -> FlatModel:
-        """Wrap a module; its dropout layers are replaced by counter-based ones (`fedsec.models.dropout`)."""
+        """Wrap a module; its dropout layers are replaced by counter-based ones (`fedsec.models.dropout`).
+
+        A module may say in ``training_loss`` how its outputs in train mode are scored; the same is asked in eval mode.
+        """
         module = replace_dropout(copy.deepcopy(module))
         slots: list[Slot] = []
         start = 0
@@ -109,7 +112,8 @@ class FlatModel:
             stop = start + tensor.numel()
             slots.append(Slot(tensor_name, tuple(tensor.shape), start, stop, trainable))
             start = stop
-        return cls(module, Layout(tuple(slots)), LOSSES[task], task, name)
+        loss: Loss = getattr(module, "training_loss", None) or LOSSES[task]
+        return cls(module, Layout(tuple(slots)), loss, task, name)
 
     def vector(self) -> Tensor:
         """The template's own state as a vector ``(d,)``."""

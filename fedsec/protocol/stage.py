@@ -8,9 +8,9 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fedsec.data.examples import Examples
+from fedsec.data.examples import DatasetInfo, Examples
 from fedsec.models.flat import FlatModel, Layout
 from fedsec.models.lanes import Step
 from fedsec.plugin import Plugin
@@ -135,6 +135,19 @@ class Defense(Plugin):
         """Why it cannot work in this federation: ``(what was found and why, what to type instead)`` each."""
         return ()
 
+    def architecture(self, module: nn.Module, info: DatasetInfo) -> nn.Module:
+        """The model that everybody trains, attacks and judges, made of the federation's own; agreed before round 0.
+
+        Args:
+            module: with its initial parameters, which it keeps; may become a part of the result.
+            info: of the dataset.
+
+        Returns:
+            A module whose new parameters are drawn from torch's default generator, which the caller seeds. A
+            ``training_loss`` of it is used in the place of the task's loss (see `FlatModel.of`).
+        """
+        return module
+
     def admit(self, identities: tuple[int, ...], context: RoundContext) -> tuple[int, ...]:
         """Server, before the round: the identities that are let in."""
         return identities
@@ -213,6 +226,7 @@ class Setting:
         bounds: of the inputs.
         stack: names of the defenses in the stack, in order.
         public: public examples that the federation sets aside (a server's clean examples are drawn from them).
+        input_shape: of one example.
     """
 
     population: int
@@ -227,6 +241,7 @@ class Setting:
     bounds: tuple[float, float] | None
     stack: tuple[str, ...]
     public: int = 0
+    input_shape: tuple[int, ...] = ()
 
 
 LocalHook = Callable[[Step], Step]
