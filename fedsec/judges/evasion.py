@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fedsec.gradient import frozen, input_gradient
 from fedsec.judges.base import Judge, Judgement, Measurement, Truth
+from fedsec.judges.row_noise import impossible, row_noise
 from fedsec.protocol.evidence import AdversarialInputs, Evidence
 
 _BATCH = 500
@@ -46,7 +47,12 @@ class EvasionJudge(Judge):
         attacked = evidence.inputs.to(x).clamp(low, high)
         outside = int(((attacked - evidence.inputs.to(x)).flatten(1).abs().amax(1) > 1e-6).sum())
         net = truth.model.instance(truth.released)
-        noisy = (x + _same_size_noise(attacked - x, truth.generator)).clamp(low, high)
+        table = truth.info.modality == "tabular"
+        noisy = (
+            row_noise(x, attacked, truth.info, truth.generator)
+            if table
+            else x + _same_size_noise(attacked - x, truth.generator)
+        ).clamp(low, high)
         clean, misread, noise = (_misread(net, inputs, y) for inputs in (x, attacked, noisy))
         delta = (attacked - x).flatten(1)
         width = float(high - low)
@@ -86,6 +92,12 @@ class EvasionJudge(Judge):
             ),
         )
         notes = self._notes(outside, net, x, y, misread, noise)
+        torn = int(impossible(attacked, truth.info).sum()) if table else 0
+        if torn:
+            notes = (
+                *notes,
+                f"{torn} rows of the attack have a category that is not one of its values; no file has them.",
+            )
         believed = truth.masking() if truth.masking is not None else None
         return Judgement(
             measurements=measurements,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedsec.data.examples import DatasetInfo, Examples
+from fedsec.data.examples import DatasetInfo, Examples, Feature
 from fedsec.judges.base import Truth
 from fedsec.judges.evasion import EvasionJudge
 from fedsec.models.flat import FlatModel
@@ -110,3 +110,22 @@ def test_other_evidence_is_refused():
         measured(truth.test.x * torch.nan, truth)
     with pytest.raises(ValueError, match="of shape"):
         measured(truth.test.x.flatten(1), truth)
+
+
+def test_rows_of_a_table_are_compared_with_rows_and_torn_categories_are_told():
+    """A column of three values decides; the attack swaps it, and noise swaps it to a value that decides or not."""
+    features = (Feature(name="job", values=("a", "b", "c")), Feature(name="age"))
+    info = replace(INFO, modality="tabular", input_shape=(4,), features=features)
+    net = nn.Linear(4, 2)
+    model = FlatModel.of(net, task="classification", name="toy")
+    vector = torch.tensor([0.0] * 4 + [0.0, 10.0, 0.0, 0.0] + [0.0, -5.0])
+    x = torch.tensor([1.0, 0.0, 0.0, 0.5]).repeat(40, 1)
+    test = Examples(x, torch.zeros(40, dtype=torch.long))
+    truth = replace(truth_of(), info=info, model=model, released=vector, initial=vector, test=test, decoys=test)
+    attacked = torch.tensor([0.0, 1.0, 0.0, 0.5]).repeat(40, 1)
+    judgement, found = measured(attacked, truth)
+    assert found["robust_error"].units.mean() == 1
+    assert 0.2 < found["robust_error"].floor_units.mean() < 0.8
+    assert not any("category" in note for note in judgement.notes)
+    judgement, _ = measured(attacked * 0.8, truth)
+    assert any(note.startswith("40 rows") for note in judgement.notes)
