@@ -211,6 +211,7 @@ class Audit:
             "utilities": utilities,
             "coverage": coverage(cells),
             "opens": assembly.opens(),
+            "robustness": assembly.robustness(),
         }
 
 

@@ -12,6 +12,7 @@ from fedsec.audit.exhibits import exhibits
 from fedsec.audit.noticed import noticed
 from fedsec.audit.plan import Cell, Plan, Training
 from fedsec.audit.pooled import measurements, metric, pooled
+from fedsec.audit.robustness import MOVED, farthest_held, readable, worst_case
 from fedsec.audit.store import Store, Stored
 from fedsec.audit.utilities import Utilities, score
 from fedsec.config.schema import AttackEntry, AuditConfig, StackEntry
@@ -155,6 +156,31 @@ class Assembly:
         rounds = self.config.federation.rounds
         found = Utilities(self._honest, control=self.control, rounds=rounds, read=self.training)
         return found.rows([stack.label for stack in self.config.stacks])
+
+    def robustness(self) -> list[dict[str, Any]]:
+        """Accuracy of every stack under the worst of its evasion attacks for each input, at the sizes that they use."""
+        sizes: dict[str, set[float]] = {norm: set() for norm in MOVED}
+        for entry in self.config.attacks:
+            norm, eps = getattr(entry.plugin, "norm", None), getattr(entry.plugin, "eps", None)
+            if entry.plugin.judge == "evasion" and norm in sizes and isinstance(eps, float):
+                sizes[norm].add(eps)
+        rows = []
+        for stack in self.config.stacks:
+            by_seed: dict[int, list[dict[str, Any]]] = {}
+            labels: dict[str, None] = {}
+            for item in self.cells:
+                arrays = readable(item.stored) if item.stored is not None and item.cell.stack == stack.label else None
+                if arrays is not None:
+                    by_seed.setdefault(item.cell.seed, []).append(arrays)
+                    labels[item.cell.attack] = None
+            rows.extend(
+                worst_case(
+                    stack.label, norm, sorted(found), [farthest_held(c, norm) for c in by_seed.values()], list(labels)
+                )
+                for norm, found in sizes.items()
+                if found and by_seed
+            )
+        return rows
 
     def stack_rows(self, settings: Callable[[StackEntry], Setting]) -> list[dict[str, Any]]:
         """``stacks`` of the document: guarantees, claims, and the share of malicious updates that they bear.

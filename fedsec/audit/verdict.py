@@ -105,7 +105,11 @@ def _sentence(findings: Sequence[dict[str, Any]], *, undefended: str, complete: 
     names = {f["attack"] for f in serious}
     # a stack that was not tried against all of them cannot be the best
     untried = {f["stack"] for f in findings if f["attack"] in names and f["status"] in ("not run", "error")}
-    stacks = {f["stack"] for f in findings} - {undefended} - untried
+    # nor can one that only hides its gradients from them
+    hidden = {
+        f["stack"] for f in findings if f["attack"] in names and any(not c["passed"] for c in f.get("checks", ()))
+    }
+    stacks = {f["stack"] for f in findings} - {undefended} - untried - hidden
     if stacks and serious:
 
         def left(stack: str) -> int:
