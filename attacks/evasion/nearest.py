@@ -97,6 +97,7 @@ class CarliniWagner(NearestPoint):
     steps: Annotated[int, Field(ge=1, description="steps of Adam per weight, at the most")] = 200
     rate: Annotated[float, Field(gt=0, description="learning rate of Adam")] = 0.05
     confidence: Annotated[float, Field(ge=0, description="by how much the wrong logit shall lead")] = 0.0
+    examples: Annotated[int, Field(ge=1, description="test inputs attacked at the most, the first ones")] = 100
 
     @property
     def metric(self) -> Metric:
@@ -148,6 +149,7 @@ class FastAdaptiveBoundary(NearestPoint):
     norm: AnyNorm = "linf"
     steps: Annotated[int, Field(ge=1, description="linearisations per restart")] = 100
     restarts: Annotated[int, Field(ge=1, description="searches per input; all but the first start at random")] = 1
+    examples: Annotated[int, Field(ge=1, description="test inputs attacked at the most, the first ones")] = 200
     beyond: Annotated[
         bool,
         Field(
