@@ -19,7 +19,7 @@ from .margins import Loss, clearly_misread, margin
 from .square import square
 
 STAGES = ("apgd-ce", "apgd-t", "fab-t", "square")
-_GLANCE, _PURSUED, _PATIENCE, _LATER_PATIENCE = 25, 2, 10, 5
+_GLANCE, _PURSUED, _PATIENCE = 25, 2, (20, 10, 5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +103,8 @@ def auto_attack(
 
     - APGD-T tries every target for 25 steps and follows for the whole number of steps only the two whose class came
       nearest to leading;
-    - FAB-T takes the targets in that order and leaves a search that after 10 steps (5 from the third target on) is not
-      within 1.5 ``eps``, or has not come nearer for as many;
+    - FAB-T takes the targets in that order and leaves a search that after 20 steps (10 for the second target, 5 from
+      the third on) is not within 1.5 ``eps``, or has not come nearer for as many;
     - Square leaves an example whose margin falls so slowly that four times its progress would not reach zero, if the
       attacks by gradients agree (`Forecast`); where gradients are masked it makes all its queries.
 
@@ -137,7 +137,7 @@ def auto_attack(
         raise ValueError(f"a radius cannot be {eps}")
     run = _Run(model, x.detach(), y, eps, norm, bounds, generator)
     stages: list[Stage] = []
-    attacks = (
+    attacks: tuple[Callable[[], object], ...] = (
         run.read,
         lambda: run.climb("ce", steps),
         lambda: run.aim(steps, most_targets, thorough),
@@ -265,7 +265,7 @@ class _Run:
             rows = self.rows
             if not len(rows):
                 return
-            patience = _PATIENCE if number < _PURSUED else _LATER_PATIENCE
+            patience = _PATIENCE[min(number, len(_PATIENCE) - 1)]
             points = fab(
                 self.model,
                 self.x[rows],

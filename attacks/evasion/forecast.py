@@ -52,7 +52,7 @@ class Forecast:
             self._trusted = False
         if not self._trusted:
             return keep
-        self._seen[query] = torch.zeros_like(self._clean).index_put((rows,), margins)
+        self._seen[query] = torch.zeros_like(self._clean).index_put((rows,), margins.to(self._clean))
         before = max((at for at in self._seen if 2 * at <= query), default=0)
         if query < FIRST or not before:
             return keep
