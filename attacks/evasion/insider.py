@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from fedsec.federation.cohort import CohortTrainer
 from fedsec.federation.setup import whole
+from fedsec.models.flat import FlatModel
+from fedsec.models.source import ModelSource
 from fedsec.protocol.events import Topic
 from fedsec.protocol.evidence import AdversarialInputs
 from fedsec.protocol.facts import PublicFacts
@@ -76,6 +78,10 @@ class InsiderTransfer(Evasion):
         int | None,
         Field(ge=1, description="passes over its own data; null for the protocol's (local) or 20 (surrogate)"),
     ] = None
+    architecture: Annotated[
+        ModelSource | None,
+        Field(description="of a surrogate, {name, parameters}; null for the federation's own, from the initial model"),
+    ] = None
     method: Annotated[
         Literal["pgd", "momentum"], Field(description="how inputs are crafted, to the last step whatever happens")
     ] = "momentum"
@@ -99,16 +105,16 @@ class InsiderTransfer(Evasion):
         Raises:
             NotApplicable: as of `Evasion`, or the position is no client, holds no example, or was sent no such model.
         """
-        vector = self.substitute(view, facts, generator)
-        return self.crafted(facts.model.instance(vector), facts, vector, generator)
+        model, vector = self.substitute(view, facts, generator)
+        return self.crafted(model.instance(vector), facts, vector, generator)
 
-    def substitute(self, view: View, facts: PublicFacts, generator: torch.Generator) -> Tensor:
-        """``(d,)`` parameters of the model on which inputs are crafted.
+    def substitute(self, view: View, facts: PublicFacts, generator: torch.Generator) -> tuple[FlatModel, Tensor]:
+        """The model on which inputs are crafted: its architecture and its parameters ``(d,)``.
 
         Args:
             view: models that the client was sent, and the released one.
             facts: its own data and how clients train.
-            generator: orders its batches.
+            generator: orders its batches, and draws where another architecture starts.
 
         Raises:
             NotApplicable: the position is no client, holds no example, or was sent no such model.
@@ -117,18 +123,21 @@ class InsiderTransfer(Evasion):
             models = view.of(Topic.RELEASE)
             if not models:
                 raise NotApplicable("no model is released in this federation")
-            return models[-1].values
+            return facts.model, models[-1].values
         if not any(party.startswith("client:") for party in coalition_of(view.position)):
             raise NotApplicable(f"{view.position} is no client and holds neither models of its own nor data")
         if self.source == "past":
-            return self._sent(view, facts)
+            return facts.model, self._sent(view, facts)
         if not len(facts.own):
             raise NotApplicable(f"{view.position} holds no example to train on")
-        start = self._sent(view, facts) if self.source == "local" else facts.initial
+        seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
+        model, start = facts.model, self._sent(view, facts) if self.source == "local" else facts.initial
+        if self.source == "surrogate" and self.architecture is not None:
+            model = _drawn(self.architecture, facts, seed)
+            start = model.vector().to(start)
         protocol = facts.local.epochs if self.source == "local" else _SURROGATE_EPOCHS
         local = replace(facts.local, epochs=protocol if self.epochs is None else self.epochs)
-        seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
-        return start + CohortTrainer(facts.model, local).train(start, [whole(facts.own)], [seed])[0]
+        return model, start + CohortTrainer(model, local).train(start, [whole(facts.own)], [seed])[0]
 
     def _sent(self, view: View, facts: PublicFacts) -> Tensor:
         """The last global model, at least `age` rounds old, that the client was sent."""
@@ -159,3 +168,10 @@ class InsiderTransfer(Evasion):
             drop_fooled=False,
             passes=passes,
         )
+
+
+def _drawn(source: ModelSource, facts: PublicFacts, seed: int) -> FlatModel:
+    """An architecture with initial parameters of the attacker's own; the global generator is put back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return FlatModel.of(source.build(facts.info), task=facts.info.task, name=source.name)

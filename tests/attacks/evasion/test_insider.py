@@ -17,6 +17,7 @@ from fedsec.errors import NotKnownError
 from fedsec.federation.cohort import CohortTrainer
 from fedsec.federation.shards import Shard
 from fedsec.federation.training import LocalTraining
+from fedsec.models.dense import Softmax
 from fedsec.models.flat import FlatModel
 from fedsec.protocol.events import Topic
 from fedsec.protocol.facts import PublicFacts
@@ -123,9 +124,9 @@ def test_the_older_the_model_the_less_transfers():
 def test_the_last_model_that_is_old_enough_is_taken():
     attack = InsiderTransfer(source="past", age=2)
     view = view_of(MODELS, rounds=(0, 1, 3, 5))
-    assert torch.equal(attack.substitute(view, facts_for(attack), torch.Generator()), MODELS[3])
+    assert torch.equal(attack.substitute(view, facts_for(attack), torch.Generator())[1], MODELS[3])
     old = InsiderTransfer(source="past", age=9)
-    assert torch.equal(old.substitute(view, facts_for(old), torch.Generator()), MODELS[0])
+    assert torch.equal(old.substitute(view, facts_for(old), torch.Generator())[1], MODELS[0])
     with pytest.raises(NotApplicable, match="was sent no model"):
         run(InsiderTransfer(source="past", age=4), view_of(MODELS, rounds=(3, 5)))
 
@@ -139,9 +140,18 @@ def test_the_rounds_that_are_kept_hold_the_model_that_is_looked_for():
 def test_a_surrogate_knows_its_own_data_alone():
     attack = InsiderTransfer(source="surrogate")
     draw = torch.Generator().manual_seed(3)
-    first = attack.substitute(view_of(MODELS), facts_for(attack), draw)
-    again = attack.substitute(view_of([m * 0 for m in MODELS]), facts_for(attack), torch.Generator().manual_seed(3))
+    _, first = attack.substitute(view_of(MODELS), facts_for(attack), draw)
+    _, again = attack.substitute(view_of([m * 0 for m in MODELS]), facts_for(attack), torch.Generator().manual_seed(3))
     assert torch.equal(first, again)
+
+
+def test_a_surrogate_of_another_architecture_transfers_less_and_leaves_the_global_generator():
+    before = torch.random.get_rng_state()
+    other = InsiderTransfer(source="surrogate", architecture=Softmax(), eps=0.2)
+    found = run(other)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(found.inputs, run(other).inputs)
+    assert error(same_size_noise(found)) + 0.2 < error(found)
 
 
 def test_who_is_no_client_holds_nothing():
