@@ -39,7 +39,7 @@ def farthest_held(cells: Iterable[Mapping[str, Tensor]], norm: str) -> Tensor:
     return reach
 
 
-def row(
+def worst_case(
     stack: str, norm: str, sizes: Sequence[float], seeds: Sequence[Tensor], attacks: Sequence[str]
 ) -> dict[str, Any]:
     """One stack in one norm, as the document holds it.
