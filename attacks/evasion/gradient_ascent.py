@@ -202,16 +202,17 @@ def _climb(
     objective: _Objective, first: Tensor, centre: Tensor, ball: _Ball, step: float, steps: int, drop_fooled: bool
 ) -> Tensor:
     """The last point of each example, or the first at which it is misread."""
-    points, rows = first.clone(), torch.arange(len(first), device=first.device)
+    ends, points, rows = first.clone(), first, torch.arange(len(first), device=first.device)
     for _ in range(steps):
-        gradient, fooled = objective(points[rows], rows)
+        gradient, fooled = objective(points, rows)
         if drop_fooled and fooled.any():
-            rows, gradient = rows[~fooled], gradient[~fooled]
+            ends[rows[fooled]], keep = points[fooled], ~fooled
+            rows, points, centre, gradient, ball = rows[keep], points[keep], centre[keep], gradient[keep], ball.of(keep)
             if not len(rows):
-                break
-            ball = ball.of(~fooled)
-        points[rows] = ball.into(points[rows] + step * steepest(gradient, ball.norm), centre[rows])
-    return points
+                return ends
+        points = ball.into(points + step * steepest(gradient, ball.norm), centre)
+    ends[rows] = points
+    return ends
 
 
 def _judge(
