@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedsec.ball import project, steepest
 from fedsec.models.lanes import Lanes, Step
+from fedsec.protocol.stage import Setting
 from fedsec.threat import Paper
 
 from .adversarial_training import AdversarialTraining, BallNorm, Bounds, Ramp, Size, both_gradients, grown
@@ -50,6 +51,18 @@ class FreeTraining(AdversarialTraining):
     norm: BallNorm = "linf"
     bounds: Bounds = (0.0, 1.0)
     ramp: Ramp = 0
+
+    def problems(self, setting: Setting) -> list[tuple[str, str]]:
+        """See `Defense.problems`."""
+        found = list(super().problems(setting))
+        if setting.local_steps < 2:
+            found.append(
+                (
+                    "its perturbation is zero at a client's first local step of a round, and every client takes one",
+                    "give clients more local steps (epochs, or a smaller batch_size), or use fgsm-at",
+                )
+            )
+        return found
 
     def local(self, step: Step) -> Step:
         """See `Defense.local`."""

@@ -207,14 +207,14 @@ def test_inner_steps_in_train_mode_share_the_dropout_mask_of_the_step(kind):
         torch.testing.assert_close(found[0], leaf.clamp(0, 1))
 
 
-def setting(bounds, task="classification"):
+def setting(bounds, task="classification", steps=5):
     return Setting(
         population=2,
         cohort=2,
         rounds=1,
         sampling="all",
         layout=flat(nn.Linear(2, 2)).layout,
-        local_steps=1,
+        local_steps=steps,
         batch_size=None,
         has_batch_norm=False,
         task=task,
@@ -232,6 +232,7 @@ def test_it_binds_honest_clients_only_and_refuses_what_has_no_neighbourhood(name
     if hasattr(defense, "bounds"):
         assert f"for {defense.name}" in defense.problems(setting((-1.0, 1.0)))[0][1]
         assert not list(replace(defense, bounds=(-1.0, 1.0)).problems(setting((-1.0, 1.0))))
+    assert len(defense.problems(setting((0.0, 1.0), steps=1))) == int(name == "free-at")
     refuses = name.startswith(("fgsm-at", "trades"))
     assert len(defense.problems(setting((0.0, 1.0), "regression"))) == int(refuses)
 
