@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fedsec.ball import Norm
+from fedsec.ball import AnyNorm
 
 from .gradient_ascent import Passes, fgsm, pgd
 
@@ -45,7 +45,7 @@ def bim(
     eps: float,
     step: float | None = None,
     steps: int | None = None,
-    norm: Norm = "linf",
+    norm: AnyNorm = "linf",
     bounds: tuple[float | Tensor, float | Tensor] = (0.0, 1.0),
     targets: Tensor | None = None,
     drop_fooled: bool = True,

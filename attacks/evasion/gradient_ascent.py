@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fedsec.ball import Norm, project, steepest, uniform_in_ball
+from fedsec.ball import AnyNorm, project, steepest, uniform_in_ball
 from fedsec.gradient import frozen, input_gradient
 
 from .hyperplane import box
@@ -33,7 +33,7 @@ def fgsm(
     y: Tensor,
     *,
     eps: float,
-    norm: Norm = "linf",
+    norm: AnyNorm = "linf",
     bounds: tuple[float | Tensor, float | Tensor] = (0.0, 1.0),
     targets: Tensor | None = None,
     passes: Passes | None = None,
@@ -45,7 +45,8 @@ def fgsm(
         x: ``(b, *shape)`` inputs within the bounds.
         y: ``(b,)`` true classes.
         eps: size of the perturbation, in units of the inputs (8/255 of an image in [0, 1]).
-        norm: in which the perturbation has size ``eps``; clipping to the bounds can make it smaller.
+        norm: ``linf``, ``l2`` or ``l1`` (see `steepest`), in which the perturbation has size ``eps``; clipping to the
+            bounds can make it smaller.
         bounds: lowest and highest value of an input: numbers, or tensors that broadcast to ``x``.
         targets: ``(b,)`` classes to be read instead; ``None`` for any wrong one.
         passes: counts what it costs.
@@ -55,7 +56,8 @@ def fgsm(
     """
     with frozen(model), torch.no_grad():
         gradient, _ = _ascent(model, y, targets, passes)(x, None)
-        return _Ball.within(bounds, x, eps, norm).clipped(x.detach() + eps * steepest(gradient, norm))
+        ball = _Ball.within(bounds, x, eps, norm)
+        return ball.clipped(x.detach() + eps * ball.uphill(gradient, x))
 
 
 def pgd(
@@ -66,7 +68,7 @@ def pgd(
     eps: float,
     step: float | None = None,
     steps: int = 40,
-    norm: Norm = "linf",
+    norm: AnyNorm = "linf",
     start: Tensor | None = None,
     bounds: tuple[float | Tensor, float | Tensor] = (0.0, 1.0),
     restarts: int = 1,
@@ -89,7 +91,7 @@ def pgd(
         eps: radius of the ball, in units of the inputs.
         step: length of a step in the same norm; ``None`` for ``2.5 eps / steps``, which reaches the sphere.
         steps: ascent steps per restart.
-        norm: of the ball.
+        norm: of the ball: ``linf``, ``l2``, or ``l1`` with sparse steps (see `steepest`) and the exact projection.
         start: ``(b, *shape)`` where the first restart starts (projected); ``None`` for a point drawn uniformly from
             the ball if there is a generator, else ``x`` itself.
         bounds: lowest and highest value of an input: numbers, or tensors that broadcast to ``x``.
@@ -139,11 +141,11 @@ class _Ball:
     """Where a perturbed input may lie; limits are numbers, or shaped like the inputs."""
 
     eps: float
-    norm: Norm
+    norm: AnyNorm
     limits: tuple[float, float] | tuple[Tensor, Tensor]
 
     @classmethod
-    def within(cls, bounds: tuple[float | Tensor, float | Tensor], x: Tensor, eps: float, norm: Norm) -> _Ball:
+    def within(cls, bounds: tuple[float | Tensor, float | Tensor], x: Tensor, eps: float, norm: AnyNorm) -> _Ball:
         """The balls around inputs; numbers stay numbers, which clip faster."""
         low, high = bounds
         if isinstance(low, Tensor) or isinstance(high, Tensor):
@@ -164,6 +166,13 @@ class _Ball:
     def into(self, x: Tensor, centre: Tensor) -> Tensor:
         """Project on the ball, then clip to the bounds (the centre lies within them, so both hold)."""
         return self.clipped(centre + project(x - centre, self.eps, self.norm))
+
+    def uphill(self, gradient: Tensor, points: Tensor) -> Tensor:
+        """Direction of a step of length 1. In ``l1``, where few features move, none of those that a limit stops."""
+        if self.norm == "l1":
+            low, high = self.limits
+            gradient = gradient.masked_fill(((points >= high) & (gradient > 0)) | ((points <= low) & (gradient < 0)), 0)
+        return steepest(gradient, self.norm)
 
     def draw(self, centre: Tensor, generator: torch.Generator | None) -> Tensor:
         """A point of the ball around each centre, clipped to the bounds; the centre without a generator."""
@@ -210,7 +219,7 @@ def _climb(
             rows, points, centre, gradient, ball = rows[keep], points[keep], centre[keep], gradient[keep], ball.of(keep)
             if not len(rows):
                 return ends
-        points = ball.into(points + step * steepest(gradient, ball.norm), centre)
+        points = ball.into(points + step * ball.uphill(gradient, points), centre)
     ends[rows] = points
     return ends
 

@@ -18,7 +18,7 @@ def linear(dim=6):
     return net, (net[0].weight[0] - net[0].weight[1]).detach(), (net[0].bias[0] - net[0].bias[1]).detach()
 
 
-@pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2)])
+@pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2), ("l1", torch.inf)])
 @pytest.mark.parametrize("attack", ["fgsm", "pgd"])
 def test_a_linear_model_falls_exactly_beyond_its_margin(norm, dual, attack):
     net, w, b = linear()
@@ -41,7 +41,7 @@ def test_a_linear_model_falls_exactly_beyond_its_margin(norm, dual, attack):
 @given(
     seed=st.integers(0, 1000),
     eps=st.floats(0, 1),
-    norm=st.sampled_from(["linf", "l2"]),
+    norm=st.sampled_from(["linf", "l2", "l1"]),
     restarts=st.integers(1, 2),
     drop=st.booleans(),
 )
@@ -74,7 +74,7 @@ def test_no_size_means_no_change():
     assert torch.equal(pgd(net, x, y, eps=0.0, steps=3, generator=generator, restarts=2), x)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_an_examples_path_does_not_depend_on_its_batch(norm):
     net = net_of(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
     x, y = drawn(9, 6), torch.arange(9) % 3
@@ -155,3 +155,14 @@ def test_a_start_is_projected_and_used():
 def test_restarts_without_a_generator_are_refused():
     with pytest.raises(ValueError, match="generator"):
         pgd(net_of(nn.Linear(2, 2)), drawn(1, 2), torch.zeros(1, dtype=torch.long), eps=0.1, restarts=2)
+
+
+def test_a_step_in_l1_leaves_out_what_a_bound_stops():
+    net, w, _ = linear()
+    x = torch.full((1, 6), 0.5)
+    x[0, w.abs().argmax()] = 0.0 if w[w.abs().argmax()] > 0 else 1.0
+    found = pgd(net, x, torch.zeros(1, dtype=torch.long), eps=0.1, norm="l1", steps=5, drop_fooled=False)
+    moved = (found - x)[0]
+    second = w.abs().argsort()[-2]
+    assert moved[second].item() == pytest.approx(-0.1 * w[second].sign().item(), abs=1e-6)
+    assert moved.abs().sum().item() == pytest.approx(0.1, abs=1e-6)
