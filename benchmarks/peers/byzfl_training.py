@@ -1,9 +1,9 @@
-"""ByzFL's own training loop on MNIST, sorted by label, f = 4, from start to end: ``python byzfl_training.py RULE ATTACK SEED``.
+"""ByzFL's own training on MNIST, sorted by label, f = 4: ``python byzfl_training.py RULE ATTACK SEED [DEAL]``.
 
 Run in byzfl's environment (``benchmarks/environments.py``) with the folder of MNIST's files as ``FEDSEC_DATA``. Only
 torchvision is stood in for: its reading of MNIST, ``ToTensor`` and ``Normalize``. Prints the accuracy on the test set
-at each evaluation. The seed is that of the training; as in ByzFL's benchmark the first model and the dealing of the
-data come from another one, which is always 0.
+at each evaluation. The seed is that of the training; the first model and the dealing of the data come from another one,
+which is 0 in all of ByzFL's benchmark.
 """
 
 import gzip
@@ -56,7 +56,7 @@ def _stand_in():
     sys.modules["torchvision"] = made
 
 
-def main(rule, attack, seed):
+def main(rule, attack, seed, deal=0):
     """Train and print the curve."""
     _stand_in()
     torch.set_num_threads(1)
@@ -74,7 +74,7 @@ def main(rule, attack, seed):
                     "nb_honest_clients": 10,
                     "f": F,
                     "tolerated_f": F,
-                    "data_distribution_seed": 0,
+                    "data_distribution_seed": deal,
                     "data_distribution": {"name": "gamma_similarity_niid", "distribution_parameter": 0.0},
                 },
                 "model": {"name": "cnn_mnist", "dataset_name": "mnist", "loss": "NLLLoss", "learning_rate": 0.1},
@@ -96,8 +96,10 @@ def main(rule, attack, seed):
         )
         (found,) = Path(folder).rglob("test_accuracy*.txt")
         curve = np.loadtxt(found, delimiter=",").tolist()
-    print(json.dumps({"rule": rule, "attack": attack, "seed": seed, "best": max(curve), "accuracy": curve}))
+    print(
+        json.dumps({"rule": rule, "attack": attack, "seed": seed, "deal": deal, "best": max(curve), "accuracy": curve})
+    )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))
