@@ -9,5 +9,6 @@ for name in (
     "benchmarks.population",
     "benchmarks.inversion",
     "benchmarks.aggregation",
+    "benchmarks.evasion",
 ):
     subprocess.run([sys.executable, "-m", name], check=True)
