@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import ChainableUndefined, Environment, PackageLoader
 
-from . import breakdown, costs, exhibits, findings, format, frontier, ledger, overview, strongest
+from . import breakdown, costs, exhibits, findings, format, frontier, ledger, overview, robustness, strongest
 from .document import Audit, read, rows, table, texts
 from .findings import MOST_CURVES
 from .images import Budget
@@ -70,6 +70,7 @@ def _page(audit: Audit, image_bytes: int, most_curves: int) -> str:
             frontiers=frontier.frontiers(audit, anchors),
             breakdowns=breakdown.breakdowns(audit, anchors),
             strongest=strongest.strongest(audit, anchors),
+            robustness=robustness.robustness(audit, anchors),
             costs=costs.costs(audit, anchors),
             dearest=costs.dearest(audit, anchors),
             oracles=any(texts(entry, "oracles") for entry in audit.attacks.values()),
