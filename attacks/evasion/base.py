@@ -41,6 +41,7 @@ BLACK_BOX = (
 )
 
 NormField = Annotated[Norm, Field(description="norm in which the size is measured: linf or l2")]
+AnyNormField = Annotated[Metric, Field(description="norm in which the size is measured: linf, l2 or l1")]
 Bounds = tuple[float | Tensor, float | Tensor]
 
 

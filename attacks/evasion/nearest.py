@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fedsec.threat import Capability, Knowledge, Paper, Stage, Taxonomy, ThreatModel
 
-from .base import BLACK_BOX, Bounds, NearestPoint, NormField
+from .base import BLACK_BOX, AnyNormField, Bounds, NearestPoint, NormField
 from .carlini_wagner import carlini_wagner
 from .deepfool import deepfool
 from .fab import fab
@@ -19,7 +19,6 @@ from .gradient_ascent import Passes
 from .hop_skip_jump import hop_skip_jump
 from .hyperplane import Metric
 
-AnyNorm = Annotated[Metric, Field(description="norm in which the size is measured: linf, l2 or l1")]
 Euclidean = Annotated[float, Field(ge=0, description="distance within which a point counts, in units of the inputs")]
 
 
@@ -40,7 +39,7 @@ class DeepFool(NearestPoint):
     cost: ClassVar[str] = "a few forward passes per input, with one backward pass for each of the likeliest classes"
 
     eps: Euclidean = 1.0
-    norm: AnyNorm = "l2"
+    norm: AnyNormField = "l2"
     steps: Annotated[int, Field(ge=1, description="linearisations")] = 50
     overshoot: Annotated[float, Field(ge=0, description="share of the perturbation that is added to it")] = 0.02
     candidates: Annotated[int, Field(ge=1, description="likeliest classes whose boundaries are looked at")] = 10
@@ -146,7 +145,7 @@ class FastAdaptiveBoundary(NearestPoint):
     )
     cost: ClassVar[str] = "at most steps x restarts forward passes per input, with a backward pass for each class"
 
-    norm: AnyNorm = "linf"
+    norm: AnyNormField = "linf"
     steps: Annotated[int, Field(ge=1, description="linearisations per restart")] = 100
     restarts: Annotated[int, Field(ge=1, description="searches per input; all but the first start at random")] = 1
     examples: Annotated[int, Field(ge=1, description="test inputs attacked at the most, the first ones")] = 200

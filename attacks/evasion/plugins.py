@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fedsec.threat import Paper
 
-from .base import Bounds, Evasion, NormField
+from .base import AnyNormField, Bounds, Evasion
 from .basic_iterative import bim, fgm
 from .gradient_ascent import Passes, fgsm, pgd
 
@@ -32,7 +32,7 @@ class FastGradientSign(Evasion):
     )
     cost: ClassVar[str] = "one forward and one backward pass per input"
 
-    norm: NormField = "linf"
+    norm: AnyNormField = "linf"
 
     def perturb(
         self, net: nn.Module, x: Tensor, y: Tensor, bounds: Bounds, generator: torch.Generator, passes: Passes
@@ -88,7 +88,7 @@ class BasicIterative(Evasion):
         float | None, Field(gt=0, description="length of a step in units of the inputs; null for 1/255 of their range")
     ] = None
     steps: Annotated[int | None, Field(ge=1, description="gradient steps; null for the paper's rule")] = None
-    norm: NormField = "linf"
+    norm: AnyNormField = "linf"
 
     def perturb(
         self, net: nn.Module, x: Tensor, y: Tensor, bounds: Bounds, generator: torch.Generator, passes: Passes
@@ -127,7 +127,7 @@ class ProjectedGradientDescent(Evasion):
         float | None, Field(gt=0, description="length of a step in units of the inputs; null for 2.5 eps / steps")
     ] = None
     steps: Annotated[int, Field(ge=1, description="gradient steps per restart")] = 40
-    norm: NormField = "linf"
+    norm: AnyNormField = "linf"
     restarts: Annotated[int, Field(ge=1, description="random starts per input")] = 1
 
     def perturb(

@@ -47,6 +47,7 @@ EVERY = (
     FastGradient(eps=0.1),
     BasicIterative(eps=0.1),
     ProjectedGradientDescent(eps=0.1, steps=5, restarts=2),
+    ProjectedGradientDescent(eps=0.1, steps=20, norm="l1"),
     AutoPGD(eps=0.1, steps=10, loss="dlr"),
     SquareSearch(eps=0.1, queries=50),
     SquareSearch(eps=0.1, queries=50, norm="l2"),
@@ -54,6 +55,7 @@ EVERY = (
     DeepFool(eps=0.1),
     CarliniWagner(eps=0.1, searches=3, steps=30),
     FastAdaptiveBoundary(eps=0.1, steps=10),
+    FastAdaptiveBoundary(eps=0.1, steps=10, norm="l1"),
     HopSkipJump(eps=0.1, steps=4, batch=20),
     HopSkipJump(eps=0.1, steps=4, batch=20, norm="linf"),
 )
@@ -101,7 +103,7 @@ def assert_allowed(found, x, swaps, eps, norm):
     assert (found[:, HOURS] <= torch.maximum(torch.tensor(0.8), x[:, HOURS])).all()
     assert ((found >= 0) & (found <= 1)).all()
     delta = (found - x)[:, [HOURS, GAIN]]
-    assert (delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)).max() <= eps + 1e-5
+    assert delta.norm(dim=1, p={"linf": torch.inf, "l2": 2, "l1": 1}[norm]).max() <= eps + 1e-5
 
 
 @names
@@ -132,7 +134,7 @@ def test_a_linear_model_of_two_classes_falls_where_its_margin_says(attack):
     x[:, GAIN] = 0.1 + 0.6 * drawn(60, seed=21)
     score = x @ weight - 1.2
     y = (score > 0).long()
-    reach = {"linf": 3.0, "l2": 5.0**0.5}[getattr(attack, "norm", "l2")] * attack.eps
+    reach = {"linf": 3.0, "l2": 5.0**0.5, "l1": 2.0}[getattr(attack, "norm", "l2")] * attack.eps
     own = x[:, JOB] @ weight[JOB]
     best = torch.where(y == 1, own - weight[JOB].min(), weight[JOB].max() - own)
     for swaps, gained in ((0, 0.0), (1, best)):
