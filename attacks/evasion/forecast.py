@@ -29,13 +29,16 @@ class Forecast:
         white: ``(b,)`` lowest leads that attacks by gradients have reached.
         dead: ``(b,)`` whether the gradient of the cross-entropy there is zero.
         queries: the whole budget.
+
+    Attributes:
+        given_up: how many examples were given up so far.
     """
 
     def __init__(self, clean: Tensor, white: Tensor, dead: Tensor, queries: int) -> None:
         self._clean, self._moved, self._queries = clean, clean - white, queries
         self._sound = ~dead & (self._moved >= _MOVED * clean)
         self._trusted = float(dead.float().mean()) < _DEAD if len(dead) else True
-        self._given_up = 0
+        self.given_up = 0
         self._seen: dict[int, Tensor] = {}
 
     def __call__(self, query: int, rows: Tensor, margins: Tensor) -> Tensor:
@@ -47,7 +50,7 @@ class Forecast:
             margins: ``(k,)`` lowest leads that the search has found for them.
         """
         keep = torch.zeros_like(rows, dtype=torch.bool)
-        misled = len(self._clean) - self._given_up - len(rows)
+        misled = len(self._clean) - self.given_up - len(rows)
         if misled > max(_SURPRISES * len(self._clean), 2):
             self._trusted = False
         if not self._trusted:
@@ -61,5 +64,5 @@ class Forecast:
         far = margins >= _NEAR * self._clean[rows]
         agreed = self._moved[rows] >= _WITNESS * (self._clean[rows] - margins)
         leave = hopeless & far & agreed & self._sound[rows]
-        self._given_up += int(leave.sum())
+        self.given_up += int(leave.sum())
         return leave
