@@ -121,8 +121,8 @@ def main():
         "to trust.",
         "",
         "Two choices were made after a first look at these images, where 882 of `pgd` were left: FAB's patience for",
-        "the nearest class (20 steps instead of 10, which changed nothing here) and the second search of Square for the",
-        "nearest 5 %. The two images that differed fall to some seeds of Square and not to others.",
+        "the nearest class (20 steps instead of 10, which changed nothing here) and the second search of Square for",
+        "the nearest 5 %. The two images that differed fall to some seeds of Square and not to others.",
         "",
     ]
     everything = {}
