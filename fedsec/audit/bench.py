@@ -175,7 +175,10 @@ class Workbench:
         challenge, clients = self._challenge(task.seed), self._clients(task.seed)
         released = self.artifacts.read(task.honest).tensors["released"].to(setup.device)
         held = truth(setup, stack, attack, events=seen_events, released=released, challenge=challenge, clients=clients)
-        held = planting.told(held) if planting else replace(held, masking=self._masking(task, setup, released))
+        if planting:
+            held = planting.told(held)
+        else:
+            held = replace(held, masking=self._masking(task, setup, released), class_mix=setup.class_mix())
         facts = public_facts(
             setup,
             stack,

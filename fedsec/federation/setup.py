@@ -122,6 +122,14 @@ class FederationSetup:
             examples = self.partition.transform(client, len(self.index), examples, generator=own)
         return self.hooked(client, whole(examples), hooks)
 
+    def class_mix(self) -> Tensor | None:
+        """How many examples of each class a client holds, ``(clients, C)``; ``None`` if there are no classes."""
+        if self.info.task != "classification":
+            return None
+        y, count = self.split.clients.y.cpu(), len(self.info.classes)
+        rows = (torch.from_numpy(np.ascontiguousarray(self.index.rows(k))) for k in range(len(self.index)))
+        return torch.stack([torch.bincount(y[some], minlength=count) for some in rows])
+
     def hooked(self, client: int, shard: Shard, hooks: tuple[Defense, ...]) -> Shard:
         """A client's examples after the ``data`` hooks of the stack."""
         if not hooks:

@@ -107,6 +107,7 @@ class Truth:
         included: the coin of each canary identity.
         claims: what the defenses of the stack claim (`Defense.claims`, with the key ``defense``).
         property_shares: `property_share` of each property, by name.
+        class_mix: ``(clients, C)`` how many examples of each class a client holds.
         masking: runs the masking battery on the released model, or takes its result if that was done before.
     """
 
@@ -127,6 +128,7 @@ class Truth:
     included: Mapping[int, bool] = field(default_factory=dict)
     claims: tuple[Mapping[str, float | str], ...] = ()
     property_shares: Mapping[str, Mapping[tuple[int, str], float]] = field(default_factory=dict)
+    class_mix: Tensor | None = None
     masking: Callable[[], Battery] | None = None
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fedsec.gradient import frozen, input_gradient
 from fedsec.judges.base import Judge, Judgement, Measurement, Truth
 from fedsec.judges.row_noise import impossible, row_noise
+from fedsec.judges.slices import slices
 from fedsec.protocol.evidence import AdversarialInputs, Evidence
 
 _BATCH = 500
@@ -99,10 +100,13 @@ class EvasionJudge(Judge):
                 f"{torn} rows of the attack have a category that is not one of its values; no file has them.",
             )
         believed = truth.masking() if truth.masking is not None else None
+        parts = slices(misread, y, truth.info.classes, truth.class_mix)
+        spent = (("forward", evidence.forwards), ("backward", evidence.backwards))
         return Judgement(
-            measurements=measurements,
+            measurements=(*measurements, *parts.measurements, *(_passes(*one, count) for one in spent)),
             exhibits=self._gallery(truth, x, attacked, misread & ~clean),
             notes=(*((believed.text,) if believed else ()), *notes),
+            exposed=parts.exposed,
             checks=believed.checks if believed else (),
         )
 
@@ -134,6 +138,20 @@ class EvasionJudge(Judge):
             "gallery/reconstruction": attacked[chosen].clone(),
             "gallery/score": (attacked - x)[chosen].flatten(1).abs().amax(1),
         }
+
+
+def _passes(what: str, spent: int, inputs: int) -> Measurement:
+    """What an attack cost, free of hardware."""
+    each = spent / max(inputs, 1)
+    return Measurement(
+        name=f"{what}_passes",
+        statistic="mean",
+        units=torch.full((inputs,), each),
+        floor=0.0,
+        ceiling=max(each, 1.0),
+        unit="passes",
+        description=f"Passes {what} through the model that the attack took, per input.",
+    )
 
 
 def _misread(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
