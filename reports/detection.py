@@ -19,7 +19,7 @@ COLUMNS = (
     ("detection_half", "Half dropped after"),
     ("honest_harmed", "Honest harmed"),
 )
-GROUPS = (("class", "by most frequent class"), ("third", "by number of examples"))
+GROUPS = (("class", "by most frequent class"), ("third", "by number of examples"), ("training", "by training"))
 MOST_CHARTS = 12
 
 

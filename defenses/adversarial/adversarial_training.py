@@ -27,13 +27,20 @@ Ramp = Annotated[
     int, Field(ge=0, description="rounds before the size is eps; until then it grows by the same part each round")
 ]
 
+Share = Annotated[
+    float,
+    Field(ge=0, le=1, description="share of the clients that train so, drawn from the seed; the others train plainly"),
+]
+
 
 class AdversarialTraining(Defense):
     """Local steps on inputs that are altered against the client's own model.
 
     A controlled client does not run it, and it protects inputs at deployment only: what updates say of training data,
-    and what poisoned updates do, is as before. It acts on gradients before the update exists, so whatever is done to
-    updates (clipping, noise, encryption, any rule) goes with it.
+    and what poisoned updates do, is as before. With a ``share`` below 1 the federation is mixed: which clients train
+    so is drawn from its seed once, the same for every defense of the stack, those of a smaller share among those of
+    a larger one; the steps of the others are those of plain training. It acts on gradients before the update
+    exists, so whatever is done to updates (clipping, noise, encryption, any rule) goes with it.
     """
 
     family: ClassVar[str] = "adversarial training"

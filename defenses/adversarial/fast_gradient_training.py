@@ -13,7 +13,7 @@ from fedsec.models.lanes import Lanes, Step
 from fedsec.protocol.stage import Setting
 from fedsec.threat import Paper
 
-from .adversarial_training import AdversarialTraining, Bounds, Ramp, Size, grown
+from .adversarial_training import AdversarialTraining, Bounds, Ramp, Share, Size, grown
 from .inner_attack import Box, InnerAttack
 from .pgd_training import PerturbedStep
 
@@ -58,6 +58,7 @@ class FGSMTraining(AdversarialTraining):
     ] = "none"
     bounds: Bounds = (0.0, 1.0)
     ramp: Ramp = 0
+    share: Share = 1.0
 
     def problems(self, setting: Setting) -> list[tuple[str, str]]:
         """See `Defense.problems`."""
@@ -147,6 +148,7 @@ class FGMTraining(AdversarialTraining):
     mix: Annotated[float, Field(ge=0, lt=1, description="weight of the clean inputs in the loss")] = 0.5
     bounds: Bounds = (0.0, 1.0)
     ramp: Ramp = 0
+    share: Share = 1.0
 
     @property
     def inner(self) -> InnerAttack:

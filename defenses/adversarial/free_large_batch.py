@@ -18,6 +18,8 @@ from fedsec.protocol.payload import Kind
 from fedsec.protocol.stage import Defense, EnforcedBy, Guarantee, Setting
 from fedsec.threat import Paper, Taxonomy
 
+from .adversarial_training import Share
+
 _SALT = 83
 """Sets the draws of the start apart from those of other defenses in a step."""
 
@@ -221,6 +223,7 @@ class FreeLB(_EmbeddingTraining):
     steps: Annotated[int, Field(ge=1, description="passes per local step, K in the paper")] = 2
     init: Init = None
     layer: Layer = "embedding.tokens"
+    share: Share = 1.0
 
     def local(self, step: Step) -> Step:
         """See `Defense.local`."""
@@ -251,6 +254,7 @@ class EmbeddingPGDTraining(_EmbeddingTraining):
     steps: Annotated[int, Field(ge=0, description="ascent steps per local step")] = 2
     init: Init = None
     layer: Layer = "embedding.tokens"
+    share: Share = 1.0
 
     def local(self, step: Step) -> Step:
         """See `Defense.local`."""

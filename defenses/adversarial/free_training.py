@@ -14,7 +14,7 @@ from fedsec.models.lanes import Lanes, Step
 from fedsec.protocol.stage import Setting
 from fedsec.threat import Paper
 
-from .adversarial_training import AdversarialTraining, BallNorm, Bounds, Ramp, Size, both_gradients, grown
+from .adversarial_training import AdversarialTraining, BallNorm, Bounds, Ramp, Share, Size, both_gradients, grown
 from .inner_attack import Box
 
 _KEPT = "free-at"
@@ -51,6 +51,7 @@ class FreeTraining(AdversarialTraining):
     norm: BallNorm = "linf"
     bounds: Bounds = (0.0, 1.0)
     ramp: Ramp = 0
+    share: Share = 1.0
 
     def problems(self, setting: Setting) -> list[tuple[str, str]]:
         """See `Defense.problems`."""

@@ -16,7 +16,7 @@ from fedsec.protocol.payload import Kind
 from fedsec.protocol.stage import Defense, EnforcedBy, Guarantee, Setting
 from fedsec.threat import Paper, Taxonomy
 
-from .adversarial_training import weighted
+from .adversarial_training import Share, weighted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +58,7 @@ class InputGradientPenalty(Defense):
     h: Annotated[
         float, Field(gt=0, description="length of the step of the finite differences, in units of the inputs")
     ] = 0.01
+    share: Share = 1.0
 
     @property
     def enforcement(self) -> EnforcedBy:

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedsec.models.lanes import Lanes, Step
 from fedsec.threat import Paper
 
-from .adversarial_training import AdversarialTraining, BallNorm, Bounds, Ramp, Size, grown, weighted
+from .adversarial_training import AdversarialTraining, BallNorm, Bounds, Ramp, Share, Size, grown, weighted
 from .inner_attack import Box, InnerAttack
 
 
@@ -51,6 +51,7 @@ class PGDTraining(AdversarialTraining):
     ] = 0.0
     bounds: Bounds = (0.0, 1.0)
     ramp: Ramp = 0
+    share: Share = 1.0
     mode: Annotated[
         Literal["eval", "train"],
         Field(description="of the model in the inner steps; train draws the dropout mask of the local step in all"),

@@ -14,7 +14,7 @@ from fedsec.models.layers import find_layer
 from fedsec.models.mnist_cnn import Standardise
 from fedsec.threat import Paper
 
-from .adversarial_training import AdversarialTraining, BallNorm, Bounds, Ramp, Size, grown
+from .adversarial_training import AdversarialTraining, BallNorm, Bounds, Ramp, Share, Size, grown
 from .inner_attack import Box, InnerAttack
 
 AFFINE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Flatten, nn.Identity, nn.AvgPool2d, Standardise)
@@ -65,6 +65,7 @@ class YOPO(AdversarialTraining):
     random_start: Annotated[bool, Field(description="start at a random point of the ball")] = True
     bounds: Bounds = (0.0, 1.0)
     ramp: Ramp = 0
+    share: Share = 1.0
 
     @property
     def inner(self) -> InnerAttack:

@@ -13,7 +13,7 @@ from fedsec.models.lanes import Lanes, Step, gradient_step
 from fedsec.protocol.stage import Setting
 from fedsec.threat import Paper
 
-from .adversarial_training import AdversarialTraining, BallNorm, Bounds, Ramp, Size, grown, weighted
+from .adversarial_training import AdversarialTraining, BallNorm, Bounds, Ramp, Share, Size, grown, weighted
 from .inner_attack import Box, InnerAttack
 
 _SALT = 77
@@ -53,6 +53,7 @@ class Trades(AdversarialTraining):
     norm: BallNorm = "linf"
     bounds: Bounds = (0.0, 1.0)
     ramp: Ramp = 0
+    share: Share = 1.0
 
     def problems(self, setting: Setting) -> list[tuple[str, str]]:
         """See `Defense.problems`."""

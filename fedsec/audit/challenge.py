@@ -49,7 +49,9 @@ def simulator(setup: FederationSetup, stack: tuple[Defense, ...], *, seed: int) 
             for number, hook in enumerate(stages.data_hooks):
                 shard = hook.data(shard, generator=generator(seed, "simulate-data", number, draw))
             held.append(whole(shard))
-        updates = trainer.train(model, held, [derive_seed(seed, "simulate", draw) for draw in draws])
+        # who they would be is not known: each stands among the clients at random
+        places = [float(numpy_generator(seed, "simulate-standing", draw).random()) for draw in draws]
+        updates = trainer.train(model, held, [derive_seed(seed, "simulate", draw) for draw in draws], standings=places)
         weights = torch.tensor([float(len(shard)) for shard in held], dtype=torch.float64)
         return stages.in_clear(Plain(updates, weights), 0, tuple(draws)).values
 

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from fedsec.audit.pooled import estimate, mean_of, pooled
-from fedsec.judges.detection import THIRDS
+from fedsec.judges.detection import THIRDS, TRAINING
 
 Tensors = Mapping[str, Tensor]
 
@@ -25,7 +25,8 @@ def noticed(seeds: Sequence[Tensors], classes: Sequence[str]) -> dict[str, Any] 
     dropped = ("x/dropped/attackers", "x/dropped/honest")
     if not watched or not any(bool((tensors[name] > 0).any()) for tensors in watched for name in dropped):
         return None
-    return {"rounds": _by_round(watched), "groups": [*_by_group(watched, "class", classes), *_by_thirds(watched)]}
+    groups = [*_by_group(watched, "class", classes), *_by_thirds(watched), *_by_group(watched, "training", TRAINING)]
+    return {"rounds": _by_round(watched), "groups": groups}
 
 
 def _by_round(seeds: Sequence[Tensors]) -> dict[str, list[float | None]]:
@@ -54,7 +55,7 @@ def _by_group(seeds: Sequence[Tensors], by: str, names: Sequence[str]) -> list[d
         return []
     rows = []
     for group, name in enumerate(names):
-        members = [(tensors, tensors[f"x/heard/{by}"] == group) for tensors in seeds]
+        members = [(t, t[f"x/heard/{by}"] == group) for t in seeds if f"x/heard/{by}" in t]
         units = [
             mean_of(name, tensors["x/heard/dropped"][own].double(), tensors["x/heard/client"][own])
             for tensors, own in members

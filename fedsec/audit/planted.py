@@ -17,7 +17,7 @@ from fedsec.audit.challenge import MembershipChallenge, public_facts
 from fedsec.data.examples import Examples
 from fedsec.errors import ConfigurationError
 from fedsec.federation.cohort import CohortTrainer
-from fedsec.federation.population import Population, draw_cohort
+from fedsec.federation.population import Population, draw_cohort, standings
 from fedsec.federation.setup import FederationSetup
 from fedsec.federation.stages import Stages
 from fedsec.federation.wire import Transcript, parties
@@ -207,6 +207,7 @@ def _round(
     )
     once = any(defense.unit_weights for defense in stack) or setup.weighting != "examples"
     trainer = CohortTrainer(setup.model, setup.local, hooks=stages.local_hooks, device=setup.device)
+    places = standings(len(setup.index), seed=setup.seed).tolist()
     with trainer:
         for client in chosen:
             source, shard = (number, f"client:{client}"), shards[client]
@@ -217,7 +218,9 @@ def _round(
             if not reason:
                 limit = None if reach[client] >= 1 else max(1, int(reach[client] * setup.local.steps(len(shard))))
                 seed = derive_seed(setup.seed, "train", number, client)
-                update = trainer.train(vector, [shard], [seed], max_steps=[limit], round_index=number)
+                update = trainer.train(
+                    vector, [shard], [seed], max_steps=[limit], round_index=number, standings=[places[client]]
+                )
                 about = {} if once else {"examples": len(shard)}
                 reason = _upload(update, about, number, client, stages, record)
             if reason:

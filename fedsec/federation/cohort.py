@@ -114,6 +114,7 @@ class CohortTrainer:
         *,
         max_steps: Sequence[int | None] | None = None,
         round_index: int = 0,
+        standings: Sequence[float] | None = None,
     ) -> Tensor:
         """Train every client of a cohort from ``start``.
 
@@ -123,6 +124,8 @@ class CohortTrainer:
             seeds: ``n``, one per client and round: the order of batches and every draw depend on it alone.
             max_steps: ``n`` limits of stragglers, ``None`` for no limit.
             round_index: of the federation, counted from 0, for local steps that change over rounds.
+            standings: ``n``, where each client stands among all (`fedsec.federation.population.standings`): it runs the
+                hooks whose ``share`` is above that. ``None``: all run every hook whose share is above 0.
 
         Returns:
             ``(n, d)`` updates: trained minus start, float buffers (batch-norm statistics) at the tail. A client
@@ -135,6 +138,8 @@ class CohortTrainer:
         limits = [None] * len(shards) if max_steps is None else list(max_steps)
         if not len(shards) == len(seeds) == len(limits):
             raise ValueError(f"{len(shards)} shards, {len(seeds)} seeds and {len(limits)} limits do not match")
+        if standings is not None and len(standings) != len(shards):
+            raise ValueError(f"{len(shards)} shards and {len(standings)} standings do not match")
         if start.shape != (self._model.layout.size,):
             raise ValueError(f"start has shape {tuple(start.shape)}, the model ({self._model.layout.size},)")
         start = start.detach().contiguous()
@@ -144,7 +149,7 @@ class CohortTrainer:
             with one_thread(start.device):
                 try:
                     self.reports = self._engine.train(
-                        start, shards, seeds, limits, list(updates), round_index=round_index
+                        start, shards, seeds, limits, list(updates), round_index=round_index, standings=standings
                     )
                 except (ValueError, FedsecError) as error:
                     if _LONELY not in str(error):

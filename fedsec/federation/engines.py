@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from fedsec.federation.hooks import LocalHook, LocalHooks
+from fedsec.federation.hooks import LocalHook, LocalHooks, Way, Ways
 from fedsec.federation.optimizers import initial_state, local_step, penalised
 from fedsec.federation.shards import Order, Shard, batch, gathered, local_order
 from fedsec.federation.training import LocalTraining
@@ -43,6 +43,7 @@ class Engine(ABC):
         out: Rows,
         *,
         round_index: int = 0,
+        standings: Sequence[float] | None = None,
     ) -> list[Report]:
         """Write each client's update to its row of ``out``, ``n`` of ``(d,)``; what the clients' steps reported."""
 
@@ -70,8 +71,8 @@ class Sequential(Engine):
 
     name = "sequential"
 
-    def __init__(self, model: FlatModel, local: LocalTraining, step: Step, *, replays: int = 1) -> None:
-        self._model, self._local, self._step, self._replays = model, local, step, replays
+    def __init__(self, model: FlatModel, local: LocalTraining, around: LocalHooks) -> None:
+        self._model, self._local, self._ways = model, local, Ways(around)
         self._lane: SingleLane | None = None
 
     def train(
@@ -83,6 +84,7 @@ class Sequential(Engine):
         out: Rows,
         *,
         round_index: int = 0,
+        standings: Sequence[float] | None = None,
     ) -> list[Report]:
         """See `Engine.train`."""
         lane = self._lane
@@ -90,12 +92,13 @@ class Sequential(Engine):
             lane = self._lane = SingleLane(self._model, device=start.device, dtype=start.dtype)
         lane.round = round_index
         reports: list[Report] = []
-        for shard, seed, limit, row in zip(shards, seeds, limits, out, strict=True):
-            order = local_order(shard, self._local, seed=seed, max_steps=limit, replays=self._replays)
+        ways = self._ways.of(standings, len(shards))
+        for shard, seed, limit, row, way in zip(shards, seeds, limits, out, ways, strict=True):
+            order = local_order(shard, self._local, seed=seed, max_steps=limit, replays=way.replays)
             lane.memory, lane.steps = LaneMemory(1), (len(order.bounds),)
             if order.bounds:
                 lane.load(start)
-                self._client(lane, shard, order, start)
+                self._client(lane, shard, order, start, way.step)
                 lane.subtract_into(row, start)
             else:
                 row.zero_()
@@ -103,7 +106,7 @@ class Sequential(Engine):
         lane.memory = LaneMemory(1)
         return reports
 
-    def _client(self, lane: SingleLane, shard: Shard, order: Order, start: Tensor) -> None:
+    def _client(self, lane: SingleLane, shard: Shard, order: Order, start: Tensor, step: Step) -> None:
         local = self._local
         plain = local.optimizer == "sgd" and not local.weight_decay and not local.proximal
         state = initial_state(local.optimizer, lane.state)
@@ -114,7 +117,7 @@ class Sequential(Engine):
             x, y = batch((shard,), (order.rows[first:last],), lane.state)
             lane.begin_step(keys[index : index + 1])
             lane.step = index
-            gradients = self._step(lane, x, y)
+            gradients = step(lane, x, y)
             with torch.no_grad():
                 if plain:
                     torch._foreach_add_(lane.weights, list(gradients), alpha=-local.learning_rate)
@@ -125,13 +128,13 @@ class Sequential(Engine):
 
 
 class Stacked(Engine):
-    """Many clients side by side. Lanes whose batches are equally large share one call, so nothing is padded."""
+    """Many clients side by side. Lanes with equally large batches and one way share a call, so nothing is padded."""
 
     name = "stacked"
 
-    def __init__(self, model: FlatModel, local: LocalTraining, step: Step, *, lanes: int, replays: int = 1) -> None:
-        self._model, self._local, self._step, self._lanes = model, local, step, lanes
-        self._replays = replays
+    def __init__(self, model: FlatModel, local: LocalTraining, around: LocalHooks, *, lanes: int) -> None:
+        self._model, self._local, self._lanes = model, local, lanes
+        self._ways = Ways(around)
 
     def train(
         self,
@@ -142,19 +145,22 @@ class Stacked(Engine):
         out: Rows,
         *,
         round_index: int = 0,
+        standings: Sequence[float] | None = None,
     ) -> list[Report]:
         """See `Engine.train`."""
+        ways = self._ways.of(standings, len(shards))
         orders = [
-            local_order(shard, self._local, seed=seed, max_steps=limit, replays=self._replays)
-            for shard, seed, limit in zip(shards, seeds, limits, strict=True)
+            local_order(shard, self._local, seed=seed, max_steps=limit, replays=way.replays)
+            for shard, seed, limit, way in zip(shards, seeds, limits, ways, strict=True)
         ]
         # Clients with equally many steps go together, so that few lanes idle and groups are runs of rows.
-        ranked = sorted(range(len(shards)), key=lambda i: (-len(orders[i].bounds), -len(shards[i])))
+        ranked = sorted(range(len(shards)), key=lambda i: (ways[i].number, -len(orders[i].bounds), -len(shards[i])))
         reports: list[Report] = [{} for _ in shards]
         for begin in range(0, len(ranked), self._lanes):
             chunk = ranked[begin : begin + self._lanes]
             state = start.expand(len(chunk), -1).clone()
-            told = self._chunk(state, start, [shards[i] for i in chunk], [orders[i] for i in chunk], round_index)
+            of_chunk = ([shards[i] for i in chunk], [orders[i] for i in chunk], [ways[i] for i in chunk])
+            told = self._chunk(state, start, *of_chunk, round_index)
             state.sub_(start)
             torch._foreach_copy_([out[i] for i in chunk], list(state))
             for client, report in zip(chunk, told, strict=True):
@@ -162,7 +168,13 @@ class Stacked(Engine):
         return reports
 
     def _chunk(
-        self, state: Tensor, start: Tensor, shards: list[Shard], orders: list[Order], round_index: int
+        self,
+        state: Tensor,
+        start: Tensor,
+        shards: list[Shard],
+        orders: list[Order],
+        ways: list[Way],
+        round_index: int,
     ) -> list[Report]:
         lanes = stacked_lanes(self._model, state)
         lanes.round, lanes.steps = round_index, tuple(len(order.bounds) for order in orders)
@@ -175,12 +187,12 @@ class Stacked(Engine):
         whole = {(0, len(orders)): lanes}
         table = _table(shards, orders)
         for index in range(steps):
-            groups: dict[int, list[int]] = {}
+            groups: dict[tuple[Way, int], list[int]] = {}
             for row, order in enumerate(orders):
                 if index < len(order.bounds):
                     first, last = order.bounds[index]
-                    groups.setdefault(last - first, []).append(row)
-            for rows in groups.values():
+                    groups.setdefault((ways[row], last - first), []).append(row)
+            for (way, _), rows in groups.items():
                 spans = {orders[row].bounds[index] for row in rows}
                 if table is not None and len(spans) == 1:
                     first, last = spans.pop()
@@ -189,7 +201,18 @@ class Stacked(Engine):
                 else:
                     picked = [orders[row].rows[slice(*orders[row].bounds[index])] for row in rows]
                     x, y = batch([shards[row] for row in rows], picked, state)
-                self._group(lanes, whole, rows, x, y, keys=keys[:, index], memory=memory, start=start, index=index)
+                self._group(
+                    lanes,
+                    whole,
+                    rows,
+                    x,
+                    y,
+                    step=way.step,
+                    keys=keys[:, index],
+                    memory=memory,
+                    start=start,
+                    index=index,
+                )
         return lanes.memory.reports()
 
     def _group(
@@ -200,6 +223,7 @@ class Stacked(Engine):
         x: Tensor,
         y: Tensor,
         *,
+        step: Step,
         keys: Tensor,
         memory: dict[str, Tensor],
         start: Tensor,
@@ -212,14 +236,15 @@ class Stacked(Engine):
             if span not in whole:
                 whole[span] = lanes.part(lanes.state[low:high], slice(low, high))
             part = {key: value[low:high] for key, value in memory.items()}
-            new = self._advance(whole[span], x, y, keys=keys[low:high], memory=part, start=start, index=index)
+            lanes = whole[span]
+            new = self._advance(lanes, x, y, step=step, keys=keys[low:high], memory=part, start=start, index=index)
             for key, value in new.items():
                 memory[key][low:high] = value
             return
         where = torch.tensor(rows, device=x.device)
         some = lanes.part(lanes.state[where], where)
         part = {key: value[where] for key, value in memory.items()}
-        new = self._advance(some, x, y, keys=keys[where], memory=part, start=start, index=index)
+        new = self._advance(some, x, y, step=step, keys=keys[where], memory=part, start=start, index=index)
         lanes.state[where] = some.state
         for key, value in new.items():
             memory[key][where] = value
@@ -230,6 +255,7 @@ class Stacked(Engine):
         x: Tensor,
         y: Tensor,
         *,
+        step: Step,
         keys: Tensor,
         memory: dict[str, Tensor],
         start: Tensor,
@@ -239,7 +265,7 @@ class Stacked(Engine):
         lanes.begin_step(keys)
         lanes.step = index
         trainable = self._model.layout.trainable
-        fold = self._step is gradient_step and local.optimizer == "sgd" and self._model.task in TASKS
+        fold = step is gradient_step and local.optimizer == "sgd" and self._model.task in TASKS
         if isinstance(lanes, DenseLanes) and fold:
             with torch.no_grad():
                 folded_sgd_step(
@@ -255,7 +281,7 @@ class Stacked(Engine):
                     start=tuple(start[s.start : s.stop].view(s.shape) for s in self._model.layout.parameters),
                 )
             return {}
-        gradients = self._step(lanes, x, y)
+        gradients = step(lanes, x, y)
         with torch.no_grad():
             lanes.end_step()
             vectors = lanes.state[:, :trainable]
@@ -281,9 +307,8 @@ def in_process(
 ) -> Engine:
     """The engine ``sequential`` or ``stacked``."""
     around = LocalHooks(hooks)
-    step, replays = around.step(), around.replays
     if name == "sequential":
-        return Sequential(model, local, step, replays=replays)
+        return Sequential(model, local, around)
     budget = _LANE_BYTES["cpu" if device.type == "cpu" else "cuda"]
     lanes = max(1, min(512, math.floor(budget / (4 * max(model.layout.size, 1)))))
-    return Stacked(model, local, step, lanes=lanes, replays=replays)
+    return Stacked(model, local, around, lanes=lanes)

@@ -83,6 +83,20 @@ class Population:
         return float(self.controlled.mean()) if self.size else 0.0
 
 
+def standings(clients: int, *, seed: int) -> NDArray[np.float64]:
+    """Where each client stands among all, ``(clients,)`` evenly spread in (0, 1), dealt at random once.
+
+    The clients that stand below ``s`` are the same for the whole federation, ``s clients`` of them to the nearest
+    whole number, and all of those that stand below a smaller share are among them.
+
+    Args:
+        clients: number of clients.
+        seed: of the federation.
+    """
+    places = numpy_generator(seed, "standing").permutation(clients)
+    return np.asarray((places + 0.5) / max(clients, 1), dtype=np.float64)
+
+
 def draw_cohort(
     population: Population,
     how: Participation,

@@ -16,12 +16,12 @@ from fedsec.federation.cohort import CohortTrainer, Shard
 from fedsec.federation.evaluate import evaluate, hits
 from fedsec.federation.mean import mean
 from fedsec.federation.optimizers import server_step
-from fedsec.federation.population import Population, RoundCohort, draw_cohort
+from fedsec.federation.population import Population, RoundCohort, draw_cohort, standings
 from fedsec.federation.result import TrainingResult
 from fedsec.federation.server_side import Server
 from fedsec.federation.setup import FederationSetup
 from fedsec.federation.stages import Stages
-from fedsec.federation.watch import Watch
+from fedsec.federation.watch import Watch, by_share
 from fedsec.federation.wire import Ledger, Transcript, acceptable, parties
 from fedsec.protocol.events import Topic
 from fedsec.protocol.facts import PublicFacts
@@ -60,6 +60,7 @@ class Federation:
             sybils=adversary.identities if adversary else 0,
             seed=setup.seed,
         )
+        self._standings = standings(len(setup.index), seed=setup.seed)
         self.model = setup.initial.clone()
         self._readers = frozenset({"server"})
         self._sealed_model: Payload | None = None
@@ -105,6 +106,7 @@ class Federation:
             name = trainer.engine
         released = self.stages.release(self.model)
         utility = evaluate(setup.model, released, setup.split.test)
+        watch = self._watch.tensors(self.stages.excluded, self.stages.scores, self._holdings, self._within())
         last = setup.rounds - 1
         self.transcript.record(
             Topic.RELEASE,
@@ -123,7 +125,7 @@ class Federation:
             ledger=self.ledger,
             seconds=time.perf_counter() - started,
             engine=name,
-            diagnostics={k: float(np.mean(v)) for k, v in sorted(self.stages.diagnostics.items())},
+            diagnostics={k: float(np.mean(v)) for k, v in sorted(self.stages.diagnostics.items())} | by_share(watch),
             detected=self._detected(),
             present=tuple(self._present),
             events=tuple(self.transcript.events),
@@ -132,7 +134,7 @@ class Federation:
             memory=dict(self._coalition.state) if self._coalition is not None else {},
             probe=hits(setup.model, released, self._probe),
             probes=tuple(probes),
-            watch=self._watch.tensors(self.stages.excluded, self.stages.scores, self._holdings),
+            watch=watch,
         )
 
     def _trainer(self) -> CohortTrainer:
@@ -299,9 +301,21 @@ class Federation:
     ) -> Tensor:
         seeds = [derive_seed(self.setup.seed, "train", number, client) for client in clients]
         limits = self._limits(clients, shards, reach)
-        updates = trainer.train(self.model, shards, seeds, max_steps=limits, round_index=number)
+        places = [self._standing(client) for client in clients]
+        updates = trainer.train(self.model, shards, seeds, max_steps=limits, round_index=number, standings=places)
         self.stages.note_steps(trainer.reports)
         return updates
+
+    def _standing(self, client: int) -> float:
+        """Where a client stands among all; a Sybil stands with a client."""
+        return float(self._standings[client % len(self._standings)])
+
+    def _within(self) -> dict[int, int]:
+        """Which clients run every local hook that only a share of them runs; empty if there is no such hook."""
+        shares = [hook.share for hook in self.stages.local_hooks if hook.share < 1.0]
+        if not shares:
+            return {}
+        return {client: int(place < min(shares)) for client, place in enumerate(self._standings.tolist())}
 
     def _limits(self, clients: list[int], shards: list[Shard], reach: dict[int, float]) -> list[int] | None:
         """Steps of each client if there are stragglers among them."""

@@ -71,6 +71,7 @@ class Job:
         own: inputs and targets by value, if the client does not read the shared pool.
         seed: of this client in this round.
         limit: most steps.
+        standing: where it stands among all clients.
     """
 
     row: int
@@ -78,6 +79,7 @@ class Job:
     own: tuple[Array, Array] | None
     seed: int
     limit: int | None
+    standing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ class Workers(Engine):
         out: Rows,
         *,
         round_index: int = 0,
+        standings: Sequence[float] | None = None,
     ) -> list[Report]:
         """See `Engine.train`.
 
@@ -157,7 +160,8 @@ class Workers(Engine):
         start_map, start_shared = self._buffer("start", 1, start)
         updates_map, updates = self._buffer("updates", len(out), start)
         start_shared[0].copy_(start)
-        jobs = [self._job(row, *given) for row, given in enumerate(zip(shards, seeds, limits, strict=True))]
+        places = [0.0] * len(shards) if standings is None else standings
+        jobs = [self._job(row, *given) for row, given in enumerate(zip(shards, seeds, limits, places, strict=True))]
         busy: list[Connection] = []
         reports: list[Report] = [{} for _ in shards]
         try:
@@ -214,11 +218,11 @@ class Workers(Engine):
             groups[least].append(jobs[index])
         return [group for group in groups if group]
 
-    def _job(self, row: int, shard: Shard, seed: int, limit: int | None) -> Job:
+    def _job(self, row: int, shard: Shard, seed: int, limit: int | None, standing: float) -> Job:
         if shard.pool is self._pool:
-            return Job(row, shard.rows.numpy(), None, seed, limit)
+            return Job(row, shard.rows.numpy(), None, seed, limit, standing)
         own = shard.examples()
-        return Job(row, np.arange(len(own)), (own.x.cpu().numpy(), own.y.cpu().numpy()), seed, limit)
+        return Job(row, np.arange(len(own)), (own.x.cpu().numpy(), own.y.cpu().numpy()), seed, limit, standing)
 
     def _map(self, name: str, values: Tensor) -> Mapped:
         mapped = Mapped(str(self._folder / name), tuple(values.shape), str(values.dtype).removeprefix("torch."))
@@ -304,7 +308,8 @@ def _work(
         shards.append(Shard(held, torch.from_numpy(job.rows)))
     seeds, limits = [job.seed for job in task.jobs], [job.limit for job in task.jobs]
     rows = [updates[job.row] for job in task.jobs]
-    reports = engine.train(start[0], shards, seeds, limits, rows, round_index=task.round_index)
+    places = [job.standing for job in task.jobs]
+    reports = engine.train(start[0], shards, seeds, limits, rows, round_index=task.round_index, standings=places)
     return {job.row: report for job, report in zip(task.jobs, reports, strict=True) if report}
 
 

@@ -17,6 +17,8 @@ from fedsec.statistics.intervals import Floats, roc
 SHUFFLES = 200
 """Random assignments of groups to honest clients behind the floor of a worst group."""
 THIRDS = ("fewest examples", "middle", "most examples")
+TRAINING = ("plain training", "defended training")
+"""Honest clients outside and within the share that runs the local hooks which not all clients run."""
 
 Table = dict[str, NDArray[Any]]
 
@@ -47,7 +49,8 @@ def exhibits(attacked: Outcome) -> dict[str, Tensor]:
 
     ``roc/fpr`` and ``roc/tpr`` where scores were reported; ``dropped/round``, ``dropped/attackers`` and
     ``dropped/honest`` ``(r,)``, NaN where nobody was heard; ``heard/client``, ``heard/class`` (-1: unknown),
-    ``heard/third`` (by size, -1: all alike) and ``heard/dropped``, one row for each honest identity and round;
+    ``heard/third`` (by size, -1: all alike), ``heard/training`` (by `TRAINING`, -1: all alike) and ``heard/dropped``,
+    one row for each honest identity and round;
     ``acting/span`` ``(2,)``, the first and the last round in which an identity attacked.
     """
     watch = {name: column.numpy() for name, column in attacked.watch.items()}
@@ -69,6 +72,7 @@ def exhibits(attacked: Outcome) -> dict[str, Tensor]:
         found["acting/span"] = np.asarray([attacked_in.min(), attacked_in.max()])
     found |= {"heard/client": harmless["client"], "heard/class": harmless["majority"]}
     found |= {"heard/third": thirds(harmless["client"], harmless["examples"]), "heard/dropped": harmless["excluded"]}
+    found["heard/training"] = harmless.get("within", np.full(len(harmless["client"]), -1))
     return {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in found.items()}
 
 
@@ -214,7 +218,27 @@ def _spared(harmless: Table, honest: Outcome | None) -> tuple[Measurement, ...]:
                 "most; the floor is the worst third if sizes were dealt to clients at random",
             )
         )
-    return tuple(found)
+    return (*found, *_by_training(harmless))
+
+
+def _by_training(harmless: Table) -> tuple[Measurement, ...]:
+    """Of honest clients within the share that runs a partial local hook: the share dropped, beside the others'."""
+    if "within" not in harmless:
+        return ()
+    within, outside = harmless["within"] == 1, harmless["within"] == 0
+    if not within.any() or not outside.any():
+        return ()
+    return (
+        Measurement(
+            name="honest_excluded_within_share",
+            statistic="mean",
+            units=_tensor(harmless["excluded"][within]),
+            clusters=torch.from_numpy(harmless["client"][within]),
+            floor_units=_tensor(harmless["excluded"][outside]),
+            description="Share dropped of the honest identities that run a local defense which not all clients run "
+            "(adversarial training); the floor is that of those that do not",
+        ),
+    )
 
 
 def _worst(harmless: Table, group: NDArray[Any]) -> tuple[Tensor, Tensor, float] | None:

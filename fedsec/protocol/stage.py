@@ -115,6 +115,11 @@ class Defense(Plugin):
         return 1
 
     @property
+    def share(self) -> float:
+        """Share of the population's clients that run `local`; the others take ordinary steps."""
+        return 1.0
+
+    @property
     def enforcement(self) -> EnforcedBy:
         """Who enforces it: clients, if it has a hook that clients run."""
         client_side = any(self.implements(hook) for hook in ("data", "local", "seal"))

@@ -72,6 +72,20 @@ def test_delays_count_rounds_of_attack():
     assert never["detection_half"].ceiling == 5.0
 
 
+def test_the_honest_within_a_share_are_judged_against_those_outside():
+    rows = everybody(range(2))
+    within = {0: 1, 1: 1, 2: 0, 3: 0, 8: 1, 9: 0}
+    watch = Watch(list(rows)).tensors([(0, 0), (1, 0), (1, 1), (0, 3), (0, 8)], {}, HOLDINGS, within)
+    found = Outcome(predictions=HONEST.predictions, accuracy=(0.5,), rounds=(2,), watch=watch)
+    share = named(found)["honest_excluded_within_share"]
+    assert (share.units.mean(), share.floor_units.mean()) == (0.75, 0.25)
+    assert share.clusters.tolist() == [0, 1, 0, 1]
+    assert exhibits(found)["heard/training"].tolist() == [1, 1, 0, 0] * 2
+    plain = outcome(rows)
+    assert "honest_excluded_within_share" not in named(plain)
+    assert set(exhibits(plain)["heard/training"].tolist()) == {-1}
+
+
 def test_half_of_three_attackers_are_two():
     rows = [(number, client, True, True) for number in range(4) for client in (7, 8, 9)]
     found = named(outcome(rows, [(1, 7), (3, 9)]))
