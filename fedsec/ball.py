@@ -27,7 +27,9 @@ def lengths(delta: Tensor, norm: AnyNorm, *, lead: int = 1) -> Tensor:
         lead: how many leading dimensions count examples.
     """
     flat = delta.flatten(lead)
-    size = flat.norm(dim=-1) if norm == "l2" else flat.abs().amax(-1) if norm == "linf" else flat.abs().sum(-1)
+    size = (
+        flat.square().sum(-1).sqrt() if norm == "l2" else flat.abs().amax(-1) if norm == "linf" else flat.abs().sum(-1)
+    )
     return size.reshape(*delta.shape[:lead], *(1 for _ in delta.shape[lead:]))
 
 
@@ -47,7 +49,7 @@ def steepest(gradient: Tensor, norm: AnyNorm, *, lead: int = 1) -> Tensor:
         most = flat.abs().topk(max(1, round(SPARSE * flat.shape[-1])) if flat.shape[-1] else 0, dim=-1).indices
         picked = torch.zeros_like(flat).scatter_(-1, most, flat.gather(-1, most).sign())
         return (picked / picked.abs().sum(-1, keepdim=True).clamp_min(1.0)).reshape(gradient.shape)
-    return gradient / lengths(gradient, norm, lead=lead).clamp_min(TINY)
+    return gradient * lengths(gradient, norm, lead=lead).clamp_min(TINY).reciprocal()
 
 
 def project(delta: Tensor, eps: float, norm: AnyNorm, *, lead: int = 1) -> Tensor:

@@ -14,7 +14,8 @@ def test_projection_is_inside_idempotent_and_nearest(seed, norm, eps):
     generator = torch.Generator().manual_seed(seed)
     delta = torch.randn(5, 2, 3, generator=generator, dtype=torch.float64)
     inside = project(delta, eps, norm)
-    assert (lengths(inside, norm) <= eps * (1 + 1e-12)).all()
+    # In l1 one size is subtracted from another: the rounding is that of the sizes, however small eps is.
+    assert (lengths(inside, norm) <= eps * (1 + 1e-12) + 1e-14).all()
     assert torch.allclose(project(inside, eps, norm), inside)
     other = project(torch.randn(delta.shape, generator=generator, dtype=torch.float64), eps, norm)
     assert ((delta - inside).flatten(1).norm(dim=1) <= (delta - other).flatten(1).norm(dim=1) + 1e-9).all()
