@@ -136,7 +136,7 @@ class InsiderTransfer(Evasion):
             model = _drawn(self.architecture, facts, seed)
             start = model.vector().to(start)
         protocol = facts.local.epochs if self.source == "local" else _SURROGATE_EPOCHS
-        local = replace(facts.local, epochs=protocol if self.epochs is None else self.epochs)
+        local = replace(facts.local, epochs=protocol if self.epochs is None else self.epochs, schedule="constant")
         return model, start + CohortTrainer(model, local).train(start, [whole(facts.own)], [seed])[0]
 
     def _sent(self, view: View, facts: PublicFacts) -> Tensor:

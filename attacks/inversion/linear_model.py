@@ -226,8 +226,8 @@ class LinearModelInversion(Attack):
             if bias is None or offset is None:
                 return self._two_rounds(victims, layer, facts)
             seen = single_input(gradient, bias)
-            steps = local_steps(first, facts.local)
-            unit = mean_residual(1.0, float(seen.square().sum()) + 1, rate=facts.local.learning_rate, steps=steps)
+            steps, rate = local_steps(first, facts.local), facts.local.in_round(first.round).learning_rate
+            unit = mean_residual(1.0, float(seen.square().sum()) + 1, rate=rate, steps=steps)
             target = float(seen @ weight[0] + offset[0] - bias[0] / unit)
             return (seen - layer.shift) / layer.scale, target
         if bias is None:
@@ -244,6 +244,8 @@ class LinearModelInversion(Attack):
         unit = torch.linalg.svd(rows, full_matrices=False).Vh[0]
         lengths, slopes = rows @ unit, models @ unit
         local, steps = facts.local, local_steps(victims[0], facts.local)
+        if steps > 1 and local.schedule != "constant":
+            return None  # the shrinkage below is that of one rate
         square = squared_length(lengths, slopes, rate=local.learning_rate, steps=steps)
         if square is None:
             return None

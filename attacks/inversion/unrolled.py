@@ -49,6 +49,8 @@ def refuse_optimizer(local: LocalTraining) -> None:
     """Raises `NotApplicable` for local training that cannot be unrolled."""
     if local.optimizer not in UNROLLED:
         raise NotApplicable(f"local steps of {local.optimizer} are not unrolled; only those of {', '.join(UNROLLED)}")
+    if local.schedule != "constant":
+        raise NotApplicable("local steps are unrolled at one learning rate, and here it changes over the rounds")
 
 
 def unrolled_gradient(

@@ -141,7 +141,8 @@ def local_steps(victim: Victim, local: LocalTraining) -> int:
 
 def mean_step(victim: Victim, local: LocalTraining) -> Tensor:
     """``(p,)`` what the optimizer subtracted per step and unit of learning rate."""
-    return victim.update / (-local.learning_rate * local_steps(victim, local))
+    rate = local.in_round(victim.round).learning_rate
+    return victim.update / (-rate * local_steps(victim, local))
 
 
 def surrogate_gradient(victim: Victim, local: LocalTraining) -> Tensor:

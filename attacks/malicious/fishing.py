@@ -163,11 +163,11 @@ class Fishing(Malicious):
     def run(self, view: View, facts: PublicFacts, *, generator: torch.Generator) -> Reconstructions:
         """Invert what is left of each upload."""
         victims, target = choose(view, facts, targets=len(view.events)), self.fished(facts)
-        rate = facts.local.learning_rate
         alone: list[Victim] = []
         counts: dict[tuple[int, str], float] = {}
         for victim in victims:
             slots = self.head(facts.model, victim.model, facts)
+            rate = facts.local.in_round(victim.round).learning_rate
             left = caught(victim.update, slots, target=target, examples=victim.examples, learning_rate=rate)
             if round(left) >= 1:
                 many = min(round(left), victim.examples)

@@ -101,7 +101,7 @@ class ActivePropertyInference(ShadowReader, Adversary):
                 head,
                 data,
                 asked,
-                facts.local,
+                facts.local.in_round(coalition.round),
                 task_weight=self.task_weight,
                 generator=generator,
             )

@@ -105,7 +105,7 @@ class Dager(TextAttack):
         """Sentences of one update with their confidence; ``None`` if the inputs span everything."""
         local, exact = facts.local, is_gradient(victim, facts.local)
         reader = Reader.of(facts.model, victim.model.double())
-        decay = local.learning_rate * local.weight_decay * local_steps(victim, local)
+        decay = local.in_round(victim.round).learning_rate * local.weight_decay * local_steps(victim, local)
         gradient = -victim.update.double() - decay * victim.model[: victim.update.numel()].double()
         tensors = {s.name: gradient[s.start : s.stop].view(s.shape) for s in facts.model.layout.parameters}
         state = facts.model.layout.split(victim.model)

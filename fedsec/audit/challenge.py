@@ -41,7 +41,8 @@ CLIENTS = 50
 def simulator(setup: FederationSetup, stack: tuple[Defense, ...], *, seed: int) -> SimulateMany:
     """Local training as honest clients do it, up to the stage that seals, with draws of the adversary's own."""
     stages = Stages(stack, setup.setting(stack), seed=derive_seed(seed, "simulate"))
-    trainer = CohortTrainer(setup.model, setup.local, hooks=stages.local_hooks, device=setup.device)
+    local = dataclasses.replace(setup.local, schedule="constant")  # of no round: at the full rate
+    trainer = CohortTrainer(setup.model, local, hooks=stages.local_hooks, device=setup.device)
 
     def simulate(model: Tensor, shards: Sequence[Examples], draws: Sequence[int]) -> Tensor:
         held = []

@@ -238,6 +238,8 @@ def _federation(draft: Draft, root: Root, entries: Entries) -> FederationConfig:
             weight_decay=local.weight_decay,
             proximal=given.algorithm.proximal,
             max_steps=local.max_steps,
+            schedule=local.schedule,
+            rounds=given.rounds,
         ),
         precision=given.precision,
     )

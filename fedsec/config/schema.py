@@ -227,6 +227,7 @@ def _federation(federation: FederationConfig) -> dict[str, Any]:
             "momentum": local.momentum,
             "weight_decay": local.weight_decay,
             "max_steps": local.max_steps,
+            "schedule": local.schedule,
         },
         "precision": federation.precision,
     }

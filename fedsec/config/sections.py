@@ -56,6 +56,10 @@ class Local(Section):
     momentum: Annotated[float, Field(ge=0, lt=1, description="of the optimizer `momentum`")] = 0.9
     weight_decay: Annotated[float, Field(ge=0, description="L2 penalty added to the gradient")] = 0.0
     max_steps: Annotated[int | None, Field(ge=1, description="local steps at the most; null for no limit")] = None
+    schedule: Annotated[
+        Literal["constant", "cosine", "one-cycle"],
+        Field(description="of the learning rate over the rounds: constant, falling, or rising for 30 % of them first"),
+    ] = "constant"
 
 
 class Splits(Section):

@@ -16,7 +16,7 @@ from fedsec.federation.engines import Engine, in_process, one_thread
 from fedsec.federation.hooks import LocalHook, LocalHooks
 from fedsec.federation.optimizers import LOCAL_OPTIMIZERS
 from fedsec.federation.shards import Shard
-from fedsec.federation.training import LocalTraining
+from fedsec.federation.training import SCHEDULES, LocalTraining
 from fedsec.federation.workers import Workers
 from fedsec.models.dense_plan import dense_plan
 from fedsec.models.flat import FlatModel
@@ -89,6 +89,9 @@ class CohortTrainer:
         if local.optimizer not in LOCAL_OPTIMIZERS:
             expected = f"one of {', '.join(LOCAL_OPTIMIZERS)}"
             problems.append(Problem(path="federation.local.optimizer", found=local.optimizer, expected=expected))
+        if local.schedule not in SCHEDULES:
+            expected = f"one of {', '.join(SCHEDULES)}"
+            problems.append(Problem(path="federation.local.schedule", found=local.schedule, expected=expected))
         if engine == "stacked" and (reason := why_not_stackable(model)):
             expected = f"a model that can be batched over clients, and {reason}"
             hint = "Use engine auto or sequential."

@@ -107,7 +107,7 @@ class Sequential(Engine):
         return reports
 
     def _client(self, lane: SingleLane, shard: Shard, order: Order, start: Tensor, step: Step) -> None:
-        local = self._local
+        local = self._local.in_round(lane.round)
         plain = local.optimizer == "sgd" and not local.weight_decay and not local.proximal
         state = initial_state(local.optimizer, lane.state)
         origin = lane.arranged(start) if local.proximal else lane.state
@@ -261,7 +261,7 @@ class Stacked(Engine):
         start: Tensor,
         index: int,
     ) -> dict[str, Tensor]:
-        local = self._local
+        local = self._local.in_round(lanes.round)
         lanes.begin_step(keys)
         lanes.step = index
         trainable = self._model.layout.trainable

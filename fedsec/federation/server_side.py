@@ -40,7 +40,7 @@ class Server:
         if self._trainer is None:
             self._trainer = CohortTrainer(self._setup.model, self._setup.local, device=self._setup.device)
         seed = derive_seed(self._seed, "server training", draw)
-        return self._trainer.train(model, [whole(examples)], [seed])[0]
+        return self._trainer.train(model, [whole(examples)], [seed], round_index=draw)[0]
 
     @torch.no_grad()
     def losses(self, models: Tensor, examples: Examples) -> Tensor:

@@ -249,6 +249,9 @@ def test_fedsgd_and_fedprox_reach_local_training(write) -> None:
     prox = load_config(path, ["federation.algorithm={name: fedprox, proximal: 0.1}"])
     assert prox.federation.local.proximal == 0.1
     assert config_from(prox.resolved()) == prox
+    cycle = load_config(path, ["federation.local.schedule=one-cycle", "federation.rounds=7"])
+    assert (cycle.federation.local.schedule, cycle.federation.local.rounds) == ("one-cycle", 7)
+    assert config_from(cycle.resolved()) == cycle
 
 
 def test_overrides_are_values_of_yaml(write) -> None:
