@@ -15,6 +15,7 @@ from fedsec.models.flat import FlatModel
 from fedsec.models.recurrent import CharRNN, Recurrence
 from fedsec.models.residual import ResNet
 from fedsec.models.stacked import stacked_lanes
+from fedsec.models.strided_cnn import StridedCNN
 from fedsec.models.transformers import TransformerDecoder, TransformerEncoder
 
 MNIST = info(shape=(1, 28, 28), classes=10)
@@ -30,6 +31,8 @@ MNIST = info(shape=(1, 28, 28), classes=10)
         (LeNetSigmoid(), 13_426),
         (ConvNet(), 50_186),
         (McMahanCNN(), 1_663_370),
+        (StridedCNN(), 166_406),
+        (StridedCNN(width=32, hidden=64), 234_794),
     ],
     ids=lambda value: getattr(value, "name", value),
 )

@@ -15,6 +15,7 @@ from fedsec.models.mnist_cnn import CnnMnist
 from fedsec.models.recurrent import CharRNN
 from fedsec.models.residual import ResNet
 from fedsec.models.source import ModelSource
+from fedsec.models.strided_cnn import StridedCNN
 from fedsec.models.transformers import TransformerDecoder, TransformerEncoder
 from fedsec.randomness import generator
 
@@ -46,6 +47,7 @@ ZOO: dict[str, tuple[ModelSource, DatasetInfo]] = {
     "convnet batch norm": (ConvNet(widths=(4, 6), norm="batch", activation="sigmoid"), info(shape=(3, 8, 8))),
     "cnn": (McMahanCNN(), info(shape=(1, 8, 8))),
     "cnn-mnist": (CnnMnist(), info(shape=(1, 16, 16))),
+    "strided-cnn": (StridedCNN(width=3, hidden=5), info(shape=(1, 10, 8))),
     "resnet": (ResNet(width=4), info(shape=(3, 8, 8))),
     "resnet batch norm": (ResNet(width=4, norm="batch"), info(shape=(3, 8, 8))),
     "alexnet": (AlexNet(width=4, hidden=8), info(shape=(3, 8, 8))),
