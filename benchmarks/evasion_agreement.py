@@ -199,8 +199,8 @@ def table(report):
         f"FGSM at eps {LINF['eps']} and PGD in `linf` ({LINF['steps']} steps of {LINF['step']}, `drop_fooled=False`)."
         " torchattacks and ART divide the loss by the size of the batch. Where that is a power of two no digit of a"
         " gradient changes. With the first 250 images 0.4 % of FGSM's pixels and 2 % of PGD's differ from theirs on"
-        " `pgd` (two pixels on `standard`), where the network is so sure that the gradient's sign is a matter of rounding;"
-        " foolbox, which sums as fedsec does, was equal there too.",
+        " `pgd` (two pixels on `standard`), where the network is so sure that the gradient's sign is a matter of"
+        " rounding; foolbox, which sums as fedsec does, was equal there too.",
         "",
         "| network | call | pixels that differ | largest difference |",
         "| --- | --- | ---: | ---: |",
