@@ -123,17 +123,17 @@ class Evasion(Attack):
         table = rows_of(facts, self.immutable)
         inputs, passes = facts.test_inputs, Passes()
         x, y = inputs.x[: self.examples], inputs.y[: self.examples]
-        parts, far = [], []
+        parts, beyond = [], []
         for a, b in zip(torch.split(x, _BATCH), torch.split(y, _BATCH), strict=True):
-            points, distances = self._batch(net, a.to(place), b.to(place.device), table, facts, generator, passes)
+            points, nearest = self._batch(net, a.to(place), b.to(place.device), table, facts, generator, passes)
             parts.append(points)
-            far.append(distances)
-        known = [distances for distances in far if distances is not None]
+            beyond.append(nearest)
+        known = [nearest for nearest in beyond if nearest is not None]
         return AdversarialInputs(
             inputs=torch.cat(parts).to(x),
             forwards=passes.forwards,
             backwards=passes.backwards,
-            distances=torch.cat(known).to(x) if known else None,
+            nearest=torch.cat(known).to(x) if known else None,
             size=self.eps,
         )
 
@@ -147,7 +147,7 @@ class Evasion(Attack):
         generator: torch.Generator,
         passes: Passes,
     ) -> tuple[Tensor, Tensor | None]:
-        """Perturbed inputs, and how far the nearest misread ones are, where that is sought."""
+        """Perturbed inputs, and the nearest misread ones at any distance, where these are sought."""
         if table is None:
             return self.perturb(net, x, y, facts.info.bounds or (0.0, 1.0), generator, passes), None
         found = alter_rows(
@@ -173,9 +173,9 @@ class Evasion(Attack):
 class NearestPoint(Evasion):
     """An attack that seeks the nearest misread input, at any distance.
 
-    A point counts only within ``eps``; where there is none, the input is returned as it was. On images the distances
-    go with the evidence: one run tells the accuracy at every size. On tables, where a swap may be nearer than any
-    number, the search ends at ``eps``.
+    A point counts only within ``eps``; where there is none, the input is returned as it was. On images the points
+    beyond go with the evidence: one run tells the accuracy at every size. On tables, where a swap may be nearer than
+    any number, the search ends at ``eps``.
     """
 
     def perturb(
@@ -198,13 +198,8 @@ class NearestPoint(Evasion):
             return super()._batch(net, x, y, table, facts, generator, passes)
         bounds = facts.info.bounds or (0.0, 1.0)
         points = self.nearest(net, x, y, torch.inf, bounds, generator, passes)
-        distances = size(points - x, self.metric)
-        with torch.no_grad():
-            misread = net(x).argmax(-1) != y
-        passes.forwards += len(x)
-        inside = distances <= self.eps + _ROUNDING
-        distances = torch.where((distances == 0) & ~misread, torch.inf, distances)
-        return torch.where(inside.reshape(-1, *(1 for _ in x.shape[1:])), points, x), distances
+        inside = size(points - x, self.metric) <= self.eps + _ROUNDING
+        return torch.where(inside.reshape(-1, *(1 for _ in x.shape[1:])), points, x), points
 
     @property
     def beyond(self) -> bool:

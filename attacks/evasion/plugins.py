@@ -56,6 +56,7 @@ class FastGradient(Evasion):
         where="section 3, on inputs",
     )
     cost: ClassVar[str] = "one forward and one backward pass per input"
+    norm: ClassVar[str] = "l2"
 
     eps: Annotated[
         float, Field(ge=0, description="Euclidean length of the perturbation, in units of the dataset's inputs")

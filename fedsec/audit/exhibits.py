@@ -41,14 +41,16 @@ def gallery(arrays: Mapping[str, Tensor], *, show_originals: bool, derived: bool
     if count > GALLERY:
         keep = sorted({round(i * (count - 1) / (GALLERY - 1)) for i in range(GALLERY)})
     made = _thin(made[keep])
+    # what an attack changed may be a hundredth of the range, and is told by the difference
+    digits = 5 if derived else 3
     shown: list[Any] | None = None
     if show_originals and "gallery/original" in arrays:
-        shown = [_rounded(image) for image in _thin(arrays["gallery/original"][keep])]
+        shown = [_rounded(image, digits) for image in _thin(arrays["gallery/original"][keep])]
     score = arrays.get("gallery/score")
     return {
         "shape": list(made.shape[1:]),
         "original": shown,
-        "reconstruction": [_rounded(image) for image in made],
+        "reconstruction": [_rounded(image, digits) for image in made],
         "score": _rounded(score[keep], 4) if score is not None else [],
         "order": "best to worst",
     }

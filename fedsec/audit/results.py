@@ -7,12 +7,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from torch import Tensor
+
 from fedsec.audit.described import stack_row
 from fedsec.audit.exhibits import exhibits
 from fedsec.audit.noticed import noticed
 from fedsec.audit.plan import Cell, Plan, Training
 from fedsec.audit.pooled import measurements, metric, pooled
-from fedsec.audit.robustness import MOVED, farthest_held, readable, worst_case
+from fedsec.audit.robustness import asked_for, readable, stated, unstated
 from fedsec.audit.store import Store, Stored
 from fedsec.audit.utilities import Utilities, score
 from fedsec.config.schema import AttackEntry, AuditConfig, StackEntry
@@ -123,6 +125,8 @@ class Assembly:
         if status != "measured" or not measured:
             return row
         row["notes"] = _notes([_stored(i).document["notes"] for i in measured])
+        if plugin.judge == "evasion" and (why := unstated(plugin)):
+            row["notes"].append(why)
         per_seed = [{m["name"]: m for m in measurements(_stored(i))} for i in measured]
         names = [name for name in per_seed[0] if all(name in other for other in per_seed)]
         for name in names:
@@ -159,28 +163,13 @@ class Assembly:
 
     def robustness(self) -> list[dict[str, Any]]:
         """Accuracy of every stack under the worst of its evasion attacks for each input, at the sizes that they use."""
-        sizes: dict[str, set[float]] = {norm: set() for norm in MOVED}
-        for entry in self.config.attacks:
-            norm, eps = getattr(entry.plugin, "norm", None), getattr(entry.plugin, "eps", None)
-            if entry.plugin.judge == "evasion" and norm in sizes and isinstance(eps, float):
-                sizes[norm].add(eps)
-        rows = []
-        for stack in self.config.stacks:
-            by_seed: dict[int, list[dict[str, Any]]] = {}
-            labels: dict[str, None] = {}
-            for item in self.cells:
-                arrays = readable(item.stored) if item.stored is not None and item.cell.stack == stack.label else None
-                if arrays is not None:
-                    by_seed.setdefault(item.cell.seed, []).append(arrays)
-                    labels[item.cell.attack] = None
-            rows.extend(
-                worst_case(
-                    stack.label, norm, sorted(found), [farthest_held(c, norm) for c in by_seed.values()], list(labels)
-                )
-                for norm, found in sizes.items()
-                if found and by_seed
-            )
-        return rows
+        attacks = {entry.label: entry.plugin for entry in self.config.attacks if entry.plugin.judge == "evasion"}
+        seen: dict[str, dict[int, dict[str, dict[str, Tensor]]]] = {s.label: {} for s in self.config.stacks}
+        for item in self.cells:
+            arrays = readable(item.stored) if item.stored is not None else None
+            if arrays is not None:
+                seen[item.cell.stack].setdefault(item.cell.seed, {})[item.cell.attack] = arrays
+        return stated(seen, asked_for(attacks.values()), {a: getattr(p, "norm", "") for a, p in attacks.items()})
 
     def stack_rows(self, settings: Callable[[StackEntry], Setting]) -> list[dict[str, Any]]:
         """``stacks`` of the document: guarantees, claims, and the share of malicious updates that they bear.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fedsec.gradient import frozen, input_gradient
 from fedsec.judges.base import Judge, Judgement, Measurement, Truth
+from fedsec.judges.reach import reach, sizes
 from fedsec.judges.row_noise import impossible, row_noise
 from fedsec.judges.slices import slices
 from fedsec.protocol.evidence import AdversarialInputs, Evidence
@@ -31,8 +32,10 @@ class EvasionJudge(Judge):
     def measure(self, evidence: Evidence, truth: Truth) -> Judgement:
         """See `Judge.measure`.
 
-        The attack's size stands in its parameters and is not known here, so nothing is projected on its ball;
-        inputs outside the dataset's bounds are clipped to them and counted, and the perturbation is measured.
+        Nothing is projected on the attack's ball: inputs outside the dataset's bounds are clipped to them and counted,
+        and the perturbation is measured. Points that an attack found beyond its ball do not count in its robust error;
+        the exhibits ``reach/<norm>`` hold how near any of its points that is misread here lies (`reach`), and
+        ``reach/beyond`` is there if it sought such points.
 
         Raises:
             TypeError: the evidence is of another kind.
@@ -42,8 +45,9 @@ class EvasionJudge(Judge):
             raise TypeError(f"the judge evasion measures adversarial inputs, not {type(evidence).__name__}")
         count = len(evidence.inputs)
         x, y = truth.test.x[:count], truth.test.y[:count]
-        if evidence.inputs.shape != x.shape or not torch.isfinite(evidence.inputs).all():
-            raise ValueError(f"adversarial inputs must be finite and of shape {tuple(x.shape)}")
+        for points in (evidence.inputs, *(() if evidence.nearest is None else (evidence.nearest,))):
+            if points.shape != x.shape or not torch.isfinite(points).all():
+                raise ValueError(f"adversarial inputs must be finite and of shape {tuple(x.shape)}")
         low, high = truth.info.bounds or (-torch.inf, torch.inf)
         attacked = evidence.inputs.to(x).clamp(low, high)
         outside = int(((attacked - evidence.inputs.to(x)).flatten(1).abs().amax(1) > 1e-6).sum())
@@ -56,6 +60,7 @@ class EvasionJudge(Judge):
         ).clamp(low, high)
         clean, misread, noise = (_misread(net, inputs, y) for inputs in (x, attacked, noisy))
         delta = (attacked - x).flatten(1)
+        length = sizes(delta)
         width = float(high - low)
         measurements = (
             Measurement(
@@ -76,7 +81,7 @@ class EvasionJudge(Judge):
             Measurement(
                 name="mean_perturbation_linf",
                 statistic="mean",
-                units=delta.abs().amax(1),
+                units=length["linf"],
                 floor=0.0,
                 ceiling=width,
                 unit="input units",
@@ -85,11 +90,20 @@ class EvasionJudge(Judge):
             Measurement(
                 name="mean_perturbation_l2",
                 statistic="mean",
-                units=delta.norm(dim=1),
+                units=length["l2"],
                 floor=0.0,
                 ceiling=width * delta.shape[1] ** 0.5,
                 unit="input units",
                 description="Euclidean length of the change, averaged over inputs.",
+            ),
+            Measurement(
+                name="mean_perturbation_l1",
+                statistic="mean",
+                units=length["l1"],
+                floor=0.0,
+                ceiling=width * delta.shape[1],
+                unit="input units",
+                description="Sum of the changes of all input values, averaged over inputs.",
             ),
         )
         notes = self._notes(outside, net, x, y, misread, noise)
@@ -102,9 +116,18 @@ class EvasionJudge(Judge):
         believed = truth.masking() if truth.masking is not None else None
         parts = slices(misread, y, truth.info.classes, truth.class_mix)
         spent = (("forward", evidence.forwards), ("backward", evidence.backwards))
+        tries = [(attacked, misread)]
+        if evidence.nearest is not None:
+            nearest = evidence.nearest.to(x).clamp(low, high)
+            tries.append((nearest, _misread(net, nearest, y)))
         return Judgement(
             measurements=(*measurements, *parts.measurements, *(_passes(*one, count) for one in spent)),
-            exhibits=self._gallery(truth, x, attacked, misread & ~clean),
+            exhibits={
+                **self._gallery(truth, x, attacked, misread & ~clean),
+                **{f"reach/{norm}": nearest for norm, nearest in reach(x, clean, tries).items()},
+                **({} if evidence.nearest is None else {"reach/beyond": torch.ones(1, dtype=torch.bool)}),
+                **parts.exhibits,
+            },
             notes=(*((believed.text,) if believed else ()), *notes),
             exposed=parts.exposed,
             checks=believed.checks if believed else (),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,10 +15,15 @@ EXPOSED = 10
 
 @dataclass(frozen=True)
 class Slices:
-    """What parts of the inputs say, and the class and the clients that fare worst."""
+    """What parts of the inputs say, and the class and the clients that fare worst.
+
+    ``exhibits`` hold what the same can be said from of other attacks on the model: ``slices/classes`` ``(n,)`` and
+    ``slices/mix`` ``(clients, C)``, where clients are told apart.
+    """
 
     measurements: tuple[Measurement, ...] = ()
     exposed: tuple[Exposure, ...] = ()
+    exhibits: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def slices(misread: Tensor, y: Tensor, names: tuple[str, ...], mix: Tensor | None) -> Slices:
@@ -51,17 +57,14 @@ def slices(misread: Tensor, y: Tensor, names: tuple[str, ...], mix: Tensor | Non
     ]
     share = float(errors[worst])
     named = (Exposure(f"class {names[worst]}", share, f"{share:.0%} misread, most of all classes"),)
-    held = torch.zeros(0, len(names)) if mix is None else mix.double().to(counts) * (counts > 0)
-    known = held.sum(1) > 0
+    if mix is None:
+        return Slices(tuple(measured), named)
+    by_client, worths, known = by_mix(wrong, y, mix)
     if int(known.sum()) < 2:
         return Slices(tuple(measured), named)
-    shares = held / held.sum(1, keepdim=True).clamp_min(1)
-    by_client = shares @ errors
     order = torch.where(known, by_client, -1.0).argsort(descending=True, stable=True)
     first = int(order[0])
-    weights = shares[first][y] / counts[y]
-    # as many equal observations as the weighted ones are worth (Kish 1965): their interval stays within 0 and 1
-    size = max(1, round(1.0 / float(weights.square().sum())))
+    size = max(1, round(float(worths[first])))
     worth = torch.arange(size) < round(size * float(by_client[first]))
     measured += [
         Measurement(
@@ -86,4 +89,27 @@ def slices(misread: Tensor, y: Tensor, names: tuple[str, ...], mix: Tensor | Non
         for k in order.tolist()[:EXPOSED]
         if known[k]
     )
-    return Slices(tuple(measured), (*named, *exposed)[:EXPOSED])
+    kept = {"slices/classes": y.cpu(), "slices/mix": mix.cpu()}
+    return Slices(tuple(measured), (*named, *exposed)[:EXPOSED], kept)
+
+
+def by_mix(values: Tensor, y: Tensor, mix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean of a value over test inputs at the proportions of classes of each client.
+
+    Args:
+        values: ``(n,)``, one per test input.
+        y: ``(n,)`` int64 classes.
+        mix: ``(clients, C)`` how many examples of each class a client holds; classes without a test input are left
+            out.
+
+    Returns:
+        ``(clients,)`` means; as many equal observations as the weighted ones are worth (Kish 1965), whose interval
+        stays within 0 and 1; and bool, which clients hold a class that was tested.
+    """
+    counts = torch.bincount(y, minlength=mix.shape[1]).double()
+    means = torch.bincount(y, weights=values.double(), minlength=mix.shape[1]) / counts.clamp_min(1)
+    held = mix.double().to(counts) * (counts > 0)
+    shares = held / held.sum(1, keepdim=True).clamp_min(1)
+    # the weight of an input is its class's share over the inputs of the class
+    squares = (shares.square() / counts.clamp_min(1)).sum(1)
+    return shares @ means, torch.where(squares > 0, 1.0 / squares.clamp_min(1e-300), 0.0), held.sum(1) > 0

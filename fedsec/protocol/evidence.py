@@ -55,16 +55,15 @@ class AdversarialInputs:
         inputs: they.
         forwards: passes through the model, counted per example.
         backwards: passes through its gradient.
-        distances: ``(m,)`` distance of the nearest misread point that was found, in the attack's norm and beyond its
-            ball too: 0 where the input is misread already, infinite where none was found. ``None`` for an attack that
-            does not seek it.
+        nearest: ``(m, *input_shape)`` the nearest misread points that were found, beyond the ball too; the input itself
+            where none was. ``None`` for an attack that does not go beyond its ball.
         size: radius of the attack's ball.
     """
 
     inputs: Tensor
     forwards: int
     backwards: int
-    distances: Tensor | None = None
+    nearest: Tensor | None = None
     size: float | None = None
 
 

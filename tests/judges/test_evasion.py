@@ -68,6 +68,40 @@ def test_a_perturbation_across_the_border_counts_and_noise_of_its_size_seldom_do
     assert judgement.notes == ()
 
 
+def test_points_beyond_the_ball_tell_distances_in_every_norm_and_count_in_no_error():
+    truth = truth_of()
+    sign = torch.where(truth.test.y == 0, 1.0, -1.0).reshape(-1, 1, 1, 1)
+    inputs, nearest = truth.test.x.clone(), truth.test.x + 0.2 * sign
+    inputs[0] += 0.12 * sign[0]
+    nearest[3] = truth.test.x[3]  # found nothing
+    evidence = AdversarialInputs(inputs=inputs, forwards=1, backwards=1, nearest=nearest, size=0.15)
+    judgement = EvasionJudge().measure(evidence, truth)
+    assert {m.name: m for m in judgement.measurements}["robust_error"].units.sum() == 1
+    for norm, factor in (("linf", 1), ("l2", 2), ("l1", 4)):
+        expected = torch.full((40,), 0.2 * factor)
+        expected[0], expected[3] = 0.12 * factor, torch.inf
+        assert judgement.exhibits[f"reach/{norm}"] == pytest.approx(expected, abs=1e-6)
+    assert "reach/beyond" in judgement.exhibits
+    assert "reach/beyond" not in measured(inputs, truth)[0].exhibits
+
+
+def test_what_is_misread_as_it_is_has_no_distance_to_go():
+    truth = truth_of()
+    wrong = replace(truth, test=Examples(truth.test.x, 1 - truth.test.y))
+    assert measured(truth.test.x, wrong)[0].exhibits["reach/l2"].tolist() == [0.0] * 40
+    assert measured(truth.test.x, truth)[0].exhibits["reach/l2"].tolist() == [torch.inf] * 40
+
+
+def test_clients_are_told_apart_by_their_classes():
+    truth = replace(truth_of(), class_mix=torch.tensor([[5, 0], [5, 5], [0, 5]]))
+    inputs = truth.test.x.clone()
+    inputs[:20] += 0.12  # what is dark is read as light
+    judgement, found = measured(inputs, truth)
+    assert found["client_robust_error"].units.tolist() == pytest.approx([1.0, 0.5, 0.0])
+    assert torch.equal(judgement.exhibits["slices/mix"], truth.class_mix)
+    assert torch.equal(judgement.exhibits["slices/classes"], truth.test.y)
+
+
 def test_fewer_inputs_are_measured_against_the_first_tests():
     truth = truth_of()
     _, found = measured(truth.test.x[:7], truth)
@@ -99,7 +133,7 @@ def test_private_originals_are_not_shown():
     truth = truth_of()
     hidden = replace(truth, info=replace(INFO, public=False))
     sign = torch.where(truth.test.y == 0, 1.0, -1.0).reshape(-1, 1, 1, 1)
-    assert measured(truth.test.x + 0.12 * sign, hidden)[0].exhibits == {}
+    assert not [name for name in measured(truth.test.x + 0.12 * sign, hidden)[0].exhibits if "gallery" in name]
 
 
 def test_other_evidence_is_refused():

@@ -122,14 +122,17 @@ def test_on_a_model_of_noise_nothing_is_claimed_that_is_not_misread(attack):
     ],
     ids=lambda attack: attack.name,
 )
-def test_distances_tell_the_accuracy_at_every_size(attack):
+def test_the_nearest_points_tell_the_accuracy_at_every_size(attack):
     wide = run(attack)
     x, y = DIGITS.test.x[: len(wide.inputs)], DIGITS.test.y[: len(wide.inputs)]
     misread = MODEL.instance(RELEASED)(x).argmax(-1) != y
-    assert torch.equal(wide.distances == 0, misread)
+    far = lengths(wide.nearest - x, attack.norm).flatten()
+    fooled = MODEL.instance(RELEASED)(wide.nearest).argmax(-1) != y
+    assert not far[misread].any()
     for eps in (0.3, 0.6):
         narrow = run(replace(attack, eps=eps))
-        assert torch.equal(narrow.distances, wide.distances)
+        assert torch.equal(narrow.nearest, wide.nearest)
         moved = (narrow.inputs != x).flatten(1).any(1)
-        assert torch.equal(moved, (wide.distances > 0) & (wide.distances <= eps))
+        assert torch.equal(moved, (far > 0) & (far <= eps))
+        assert torch.equal(moved & fooled, ~misread & fooled & (far <= eps))
         assert (MODEL.instance(RELEASED)(narrow.inputs).argmax(-1) != y)[moved].float().mean() > 0.9
