@@ -280,9 +280,10 @@ class Workbench:
         document["compromised"] = attacked.document["compromised"]
         # the honest federation knows of no probe: its released model is asked here
         asked = hits(setup.model, honest.tensors["released"], adversary.probe(setup.split.test, setup.info))
+        nets = [setup.model.instance(stored.tensors["released"]) for stored in (honest, attacked)]
         return _judge(adversary.judge).compare(
-            replace(_outcome(honest.document, honest.tensors), probe=asked),
-            _outcome(attacked.document, attacked.tensors),
+            replace(_outcome(honest.document, honest.tensors), probe=asked, net=nets[0]),
+            replace(_outcome(attacked.document, attacked.tensors), net=nets[1]),
             setup.split.test,
             setup.info,
             adversary.goal(),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedsec.data.examples import DatasetInfo, Examples
 from fedsec.judges.checks import Battery, Check
@@ -145,6 +145,7 @@ class Outcome:
         probe: ``(m,)`` bool, whether the released model gives the labels that the adversary wants on its probe.
         probes: share of them after each evaluated round (of the attacked federation only).
         watch: columns of `fedsec.federation.watch.Watch`: who was heard, dropped and suspected in which round.
+        net: the released model in eval mode, for a judge that asks it more than its predictions.
     """
 
     predictions: Tensor
@@ -155,6 +156,7 @@ class Outcome:
     probe: Tensor | None = None
     probes: tuple[float, ...] = ()
     watch: Mapping[str, Tensor] = field(default_factory=dict)
+    net: nn.Module | None = None
 
 
 class Judge:
