@@ -22,12 +22,18 @@ PLACES = {1: ("best",), 2: ("best", "worst")}
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """An original beside its reconstruction; images as addresses, anything else as rows of numbers."""
+    """An original beside its reconstruction; images as addresses, anything else as rows of numbers.
+
+    ``difference`` is a picture of what was changed, grey where nothing was, and ``scale`` the change that is white
+    (its negative is black). Both are empty for a reconstruction, which was not made from the original.
+    """
 
     place: str
     score: str
     original: str
     reconstruction: str
+    difference: str
+    scale: str
     original_values: tuple[str, ...]
     values: tuple[str, ...]
     withheld: bool
@@ -100,7 +106,8 @@ def _gallery(
         original = originals[index] if originals is not None and index < len(originals) else None
         shown = data_uri(rebuilt[index], shape, bounds) if picture else ""
         truth = data_uri(original, shape, bounds) if picture and original is not None else ""
-        if not budget.take(len(shown) + len(truth)):
+        changes, scale = _difference(original, rebuilt[index], shape) if picture and changed else ("", "")
+        if not budget.take(len(shown) + len(truth) + len(changes)):
             return Gallery(stack=stack, count=len(rebuilt), pairs=(), picture=picture, left_out=NO_ROOM)
         score = scores[index] if index < len(scores) else None
         pairs.append(
@@ -109,12 +116,25 @@ def _gallery(
                 score=significant(None if score is None else float(score)),
                 original=truth,
                 reconstruction=shown,
+                difference=changes,
+                scale=scale,
                 original_values=() if picture or original is None else _numbers(original),
                 values=() if picture else _numbers(rebuilt[index]),
                 withheld=original is None,
             )
         )
     return Gallery(stack=stack, count=len(rebuilt), pairs=tuple(pairs), picture=picture, left_out="")
+
+
+def _difference(
+    original: Sequence[float | None] | None, altered: Sequence[float | None], shape: Sequence[int]
+) -> tuple[str, str]:
+    """A picture of the change of each value, centred on grey, and the change at which it is white."""
+    if original is None or None in original or None in altered:
+        return "", ""
+    changes = [float(a or 0.0) - float(b or 0.0) for a, b in zip(altered, original, strict=True)]
+    scale = max(map(abs, changes), default=0.0)
+    return data_uri(changes, shape, (-scale, scale) if scale > 0 else (-1.0, 1.0)), significant(scale)
 
 
 def _bounds(audit: Audit, exhibit: Mapping[str, Any]) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import ChainableUndefined, Environment, PackageLoader
 
-from . import breakdown, costs, exhibits, findings, format, frontier, ledger, overview, robustness, strongest
+from . import breakdown, costs, exhibits, findings, format, frontier, ledger, overview, passes, robustness, strongest
 from .document import Audit, read, rows, table, texts
 from .findings import MOST_CURVES
 from .images import Budget
@@ -71,6 +71,7 @@ def _page(audit: Audit, image_bytes: int, most_curves: int) -> str:
             breakdowns=breakdown.breakdowns(audit, anchors),
             strongest=strongest.strongest(audit, anchors),
             robustness=robustness.robustness(audit, anchors),
+            passes=passes.passes(audit, anchors),
             costs=costs.costs(audit, anchors),
             dearest=costs.dearest(audit, anchors),
             oracles=any(texts(entry, "oracles") for entry in audit.attacks.values()),

@@ -12,6 +12,7 @@ from .findings import sections
 from .format import among
 from .images import Budget
 from .overview import Anchors, Cell
+from .robustness import robustness
 from .strongest import Found, strongest
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
@@ -33,6 +34,7 @@ def render(document: Mapping[str, Any]) -> str:
         *_verdict(audit),
         *_matrix(audit, anchors),
         *_strongest(audit, anchors),
+        *_robustness(audit, anchors),
         *_findings(audit, anchors),
         *_costs(audit, anchors),
         *_openings(audit),
@@ -101,6 +103,23 @@ def _strongest(audit: Audit, anchors: Anchors) -> list[str]:
         for row in found.rows
     ]
     return ["## The strongest attack found on each stack", _table(head, body)]
+
+
+def _robustness(audit: Audit, anchors: Anchors) -> list[str]:
+    parts = []
+    for norm in robustness(audit, anchors):
+        head = ["stack", *("no attack" if size == "0" else f"up to {size}" for size in norm.sizes), "attacks"]
+        body = [
+            [
+                escape(row.stack) + (" ¶" if row.doubted else ""),
+                *(f"{value} ({span})" if span else value for value, span in row.points),
+                escape(", ".join(row.attacks)),
+            ]
+            for row in norm.rows
+        ]
+        parts += [f"### {escape(norm.norm)}: {escape(norm.about)}", _table(head, body)]
+    said = "The worst case of every input over all attacks. ¶ hides its gradients: the figures are too high."
+    return ["## Robust accuracy", said, *parts] if parts else []
 
 
 def _worst(found: Found | None) -> str:

@@ -7,17 +7,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from .charts import Chart, Series, curves
+from .clients import ByClient, by_client
 from .document import Audit, number_of, rows, table, texts
 from .format import interval, quantity, significant
 from .overview import Anchors
 
 LINE_STYLES = 6
-NORMS = {"linf": "largest change of one input value", "l2": "Euclidean length of the change"}
+NORMS = {
+    "linf": "largest change of one input value",
+    "l2": "Euclidean length of the change",
+    "l1": "sum of the changes of all input values",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StackRow:
-    """One stack: accuracy and its interval at each size; ``doubted`` if some check says that it hides its gradients."""
+    """One stack: accuracy and its interval at each size; ``doubted`` if some check says that it hides its gradients.
+
+    ``bars`` are those of the smallest perturbations, ``marks`` the places of the sizes among them in percent, and
+    ``far`` says how many lie beyond.
+    """
 
     stack: str
     anchor: str
@@ -26,7 +35,9 @@ class StackRow:
     held: str
     doubted: bool
     bars: tuple[tuple[float, float, str], ...]
+    marks: tuple[float, ...]
     largest: str
+    far: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +51,8 @@ class Robustness:
         rows: of the stacks.
         chart: accuracy over size, if there is more than one.
         left_out: stacks that the chart leaves out.
+        seekers: attacks that sought the nearest points, so that the chart shows every size.
+        clients: accuracy by client, where clients are told apart.
     """
 
     norm: str
@@ -48,6 +61,8 @@ class Robustness:
     rows: tuple[StackRow, ...]
     chart: Chart | None
     left_out: int
+    seekers: tuple[str, ...]
+    clients: ByClient | None
 
 
 def robustness(audit: Audit, anchors: Anchors) -> tuple[Robustness, ...]:
@@ -60,12 +75,13 @@ def robustness(audit: Audit, anchors: Anchors) -> tuple[Robustness, ...]:
 def _norm(audit: Audit, anchors: Anchors, norm: str, found: list[Mapping[str, Any]]) -> Robustness:
     first = rows(found[0], "points")
     series = []
+    seekers = tuple(dict.fromkeys(name for row in found for name in texts(row, "seekers")))
     for row in found:
-        points = rows(row, "points")
+        points = rows(row, "curve") or rows(row, "points")
         xs, ys = ([number_of(p, key) for p in points] for key in ("size", "value"))
         series.append(Series(str(row.get("stack")), xs, ys))
     chart = None
-    if len(first) > 2:
+    if seekers or len(first) > 2:
         title = f"Accuracy under attack by size ({norm})"
         chart = curves(series[:LINE_STYLES], title=title, x_label=f"size of the perturbation ({norm})")
     return Robustness(
@@ -75,6 +91,8 @@ def _norm(audit: Audit, anchors: Anchors, norm: str, found: list[Mapping[str, An
         rows=tuple(_row(audit, anchors, row) for row in found),
         chart=chart,
         left_out=len(series[LINE_STYLES:]) if chart else 0,
+        seekers=seekers,
+        clients=by_client(audit, anchors, found),
     )
 
 
@@ -98,8 +116,15 @@ def _row(audit: Audit, anchors: Anchors, row: Mapping[str, Any]) -> StackRow:
         held=quantity(held / inputs, "share") if inputs else "",
         doubted=doubted,
         bars=_bars(far),
+        marks=_marks(row, number_of(far, "largest") or 0.0),
         largest=significant(number_of(far, "largest")),
+        far=str(int(beyond)) if (beyond := number_of(far, "beyond")) else "",
     )
+
+
+def _marks(row: Mapping[str, Any], largest: float) -> tuple[float, ...]:
+    sizes = [size for point in rows(row, "points") if (size := number_of(point, "size"))]
+    return tuple(round(100 * size / largest, 1) for size in sizes if size < largest)
 
 
 def _bars(far: Mapping[str, Any]) -> tuple[tuple[float, float, str], ...]:

@@ -153,13 +153,18 @@ class EvasionJudge(Judge):
         return tuple(notes)
 
     def _gallery(self, truth: Truth, x: Tensor, attacked: Tensor, flipped: Tensor) -> dict[str, Tensor]:
-        chosen = flipped.nonzero().flatten()[:_GALLERY]
-        if truth.info.modality != "image" or not truth.info.public or not len(chosen):
+        """Inputs that the attack turned, at equal steps from the smallest change to the largest."""
+        turned = flipped.nonzero().flatten()
+        if truth.info.modality != "image" or not truth.info.public or not len(turned):
             return {}
+        change = sizes((attacked - x)[turned])["linf"]
+        order = change.argsort(stable=True)
+        order = order[torch.linspace(0, len(order) - 1, min(_GALLERY, len(order))).round().long()]
+        chosen = turned[order]
         return {
             "gallery/original": x[chosen].clone(),
             "gallery/reconstruction": attacked[chosen].clone(),
-            "gallery/score": (attacked - x)[chosen].flatten(1).abs().amax(1),
+            "gallery/score": change[order],
         }
 
 

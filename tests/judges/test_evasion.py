@@ -65,6 +65,13 @@ def test_a_perturbation_across_the_border_counts_and_noise_of_its_size_seldom_do
     assert found["mean_perturbation_l2"].units == pytest.approx(torch.full((40,), 0.24), abs=1e-6)
     assert judgement.exhibits["gallery/original"].shape == (8, 1, 2, 2)
     assert judgement.exhibits["gallery/reconstruction"].shape == (8, 1, 2, 2)
+    step = torch.linspace(0.12, 0.2, 40).reshape(-1, 1, 1, 1).flip(0)
+    exhibits = measured(truth.test.x + step * sign, truth)[0].exhibits
+    assert exhibits["gallery/score"] == pytest.approx(
+        (exhibits["gallery/reconstruction"] - exhibits["gallery/original"]).flatten(1).abs().amax(1)
+    )
+    assert exhibits["gallery/score"].tolist() == sorted(exhibits["gallery/score"].tolist())
+    assert exhibits["gallery/score"][[0, -1]] == pytest.approx(torch.tensor([0.12, 0.2]), abs=1e-6)
     assert judgement.notes == ()
 
 
