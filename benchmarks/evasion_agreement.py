@@ -215,7 +215,7 @@ def table(report):
         "",
         "Network `standard`, the first 100 images: mean Euclidean length over the misread ones, and passes of single"
         " images through the network and through its gradient. Our DeepFool takes the gradients of all classes from"
-        " one batched backward pass, which counts as nine.",
+        " one forward pass; nine backward passes count as nine.",
         "",
         "| attack | library | misread | mean length | forwards | backwards |",
         "| --- | --- | ---: | ---: | ---: | ---: |",

@@ -35,7 +35,7 @@ def deepfool(
 
     Every step goes to the nearest boundary of the linearised classifier; the overshoot is on the total perturbation
     and the point beyond it, clipped to the bounds, is looked at after every step (the original clips nothing). A
-    misread example leaves the batch. The gradients of all candidate classes come from one batched backward pass.
+    misread example leaves the batch. The gradients of all candidate classes come from one forward pass.
 
     Args:
         model: inputs to logits ``(b, C)``, two classes or more; evaluated in eval mode and left as it was.

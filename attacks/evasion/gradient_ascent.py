@@ -54,7 +54,7 @@ def fgsm(
     Returns:
         ``(b, *shape)`` inputs within the bounds.
     """
-    with frozen(model), torch.no_grad():
+    with frozen(model, exact=True), torch.no_grad():
         gradient, _ = _ascent(model, y, targets, passes)(x, None)
         ball = _Ball.within(bounds, x, eps, norm)
         return ball.clipped(x.detach() + eps * ball.uphill(gradient, x))
@@ -115,7 +115,7 @@ def pgd(
     x = x.detach()
     best, left = x.clone(), torch.arange(len(x), device=x.device)
     highest = torch.full((len(x),), -torch.inf, device=x.device, dtype=x.dtype)
-    with frozen(model), torch.no_grad():
+    with frozen(model, exact=not drop_fooled), torch.no_grad():
         if drop_fooled:
             left = left[~_judge(model, x, y, targets, passes)[1]]
         for number in range(restarts):

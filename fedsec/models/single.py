@@ -14,6 +14,7 @@ from fedsec.models.flat import FlatModel, Slot
 from fedsec.models.lanes import Lanes
 from fedsec.models.layers import run_until, shifting
 from fedsec.models.memory import LaneMemory
+from fedsec.narrow_convolution import replace_forward
 
 
 class SingleLane(Lanes):
@@ -49,6 +50,7 @@ class SingleLane(Lanes):
         self.keys = torch.zeros(1, dtype=torch.int64, device=device)
         self.memory, self.place = LaneMemory(1), slice(0, 1)
         self._attach(module)
+        replace_forward(module)
         self._module = module.train()
         self._dropouts = tuple(part for part in module.modules() if isinstance(part, CounterDropout))
         self._counters = tuple(
