@@ -44,8 +44,8 @@ def opened(model: nn.Module, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tens
 
     Returns:
         The logits, detached, and a function from weights ``(K, b, C)`` on the logits to the ``(K, b, *shape)``
-        gradients of the weighted sums, by K backward passes through one graph. It can be called once. A gradient that is
-        not a number counts as zero.
+        gradients of the weighted sums, by K backward passes through one graph. It can be called once. A gradient that
+        is not a number counts as zero.
     """
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
