@@ -24,13 +24,14 @@ NORMS = {
 class StackRow:
     """One stack: accuracy and its interval at each size; ``doubted`` if some check says that it hides its gradients.
 
-    ``bars`` are those of the smallest perturbations, ``marks`` the places of the sizes among them in percent, and
-    ``far`` says how many lie beyond.
+    ``inputs`` counts those of all seeds that every attack was run on. ``bars`` are those of the smallest perturbations,
+    ``marks`` the places of the sizes among them in percent, and ``far`` says how many lie beyond.
     """
 
     stack: str
     anchor: str
     attacks: tuple[str, ...]
+    inputs: str
     points: tuple[tuple[str, str], ...]
     held: str
     doubted: bool
@@ -106,6 +107,7 @@ def _row(audit: Audit, anchors: Anchors, row: Mapping[str, Any]) -> StackRow:
         stack=stack,
         anchor=anchors.stack(stack),
         attacks=attacks,
+        inputs=significant(number_of(row, "inputs")) if inputs else "",
         points=tuple(
             (
                 quantity(number_of(point, "value"), "share"),

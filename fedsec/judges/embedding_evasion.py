@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fedsec.ball import TINY, steepest
 from fedsec.data.tokens import PADDING
 from fedsec.judges.base import Judge, Judgement, Measurement, Truth
+from fedsec.judges.passes import passes
 from fedsec.models.layers import run_until, shifting
 from fedsec.protocol.evidence import Evidence, LayerPerturbations
 
@@ -94,7 +95,8 @@ class EmbeddingEvasionJudge(Judge):
                 "The attack does worse than random changes of the same length, a sign of masked gradients or of a "
                 "broken attack.",
             )
-        return Judgement(measurements=measurements, notes=notes)
+        spent = (("forward", evidence.forwards), ("backward", evidence.backwards))
+        return Judgement(measurements=(*measurements, *(passes(*one, count) for one in spent)), notes=notes)
 
 
 def _embedded(net: nn.Module, layer: str, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fedsec.gradient import frozen, input_gradient
 from fedsec.judges.base import Judge, Judgement, Measurement, Truth
+from fedsec.judges.passes import passes
 from fedsec.judges.reach import reach, sizes
 from fedsec.judges.row_noise import impossible, row_noise
 from fedsec.judges.slices import slices
@@ -121,7 +122,7 @@ class EvasionJudge(Judge):
             nearest = evidence.nearest.to(x).clamp(low, high)
             tries.append((nearest, _misread(net, nearest, y)))
         return Judgement(
-            measurements=(*measurements, *parts.measurements, *(_passes(*one, count) for one in spent)),
+            measurements=(*measurements, *parts.measurements, *(passes(*one, count) for one in spent)),
             exhibits={
                 **self._gallery(truth, x, attacked, misread & ~clean),
                 **{f"reach/{norm}": nearest for norm, nearest in reach(x, clean, tries).items()},
@@ -166,20 +167,6 @@ class EvasionJudge(Judge):
             "gallery/reconstruction": attacked[chosen].clone(),
             "gallery/score": change[order],
         }
-
-
-def _passes(what: str, spent: int, inputs: int) -> Measurement:
-    """What an attack cost, free of hardware."""
-    each = spent / max(inputs, 1)
-    return Measurement(
-        name=f"{what}_passes",
-        statistic="mean",
-        units=torch.full((inputs,), each),
-        floor=0.0,
-        ceiling=max(each, 1.0),
-        unit="passes",
-        description=f"Passes {what} through the model that the attack took, per input.",
-    )
 
 
 def _misread(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:

@@ -86,6 +86,8 @@ def test_a_change_across_the_border_counts_and_noise_of_its_length_seldom_does()
     assert torch.allclose(found["mean_perturbation_l2"].units, torch.tensor(1.5))
     assert torch.allclose(found["mean_perturbation_share"].units, torch.tensor(1.5 / 2**0.5))
     assert judgement.notes == ()
+    cost = measured(replace(evidence(1.5), forwards=80, backwards=20))[1]
+    assert [float(cost[f"{what}_passes"].units.mean()) for what in ("forward", "backward")] == [2.0, 0.5]
 
 
 def test_a_change_short_of_the_border_or_of_padding_does_not_count():

@@ -54,6 +54,7 @@ def test_each_stack_has_a_row_with_its_worst_case_at_each_size():
     assert [row.stack for row in linf.rows] == ["none", "<b>odd</b>"]
     assert [value for value, _ in linf.rows[0].points] == ["90.0%", "50.0%", "10.0%"]
     assert linf.rows[0].held == "25.0%"
+    assert linf.rows[0].inputs == "20"
     assert [row.doubted for row in linf.rows] == [False, True]
     assert linf.chart is not None
     heights = [height for _, height, _ in linf.rows[0].bars]
