@@ -39,6 +39,16 @@ def test_shares_are_means_over_the_seeds_that_heard_somebody():
     assert rows["c"]["value"] == 0.0
 
 
+def test_clients_are_told_apart_by_how_they_train_where_they_differ_in_it():
+    mixed = ONE | {"x/heard/training": torch.tensor([1, 0, 1, 0])}
+    found = noticed([mixed, OTHER], ("a", "b", "c"))
+    rows = {row["group"]: row for row in found["groups"] if row["by"] == "training"}
+    assert {name: row["value"] for name, row in rows.items()} == {"plain training": 0.0, "defended training": 0.5}
+    assert {row["clients"] for row in rows.values()} == {1}
+    alike = ONE | {"x/heard/training": torch.full((4,), -1)}
+    assert not [row for row in noticed([alike], ("a", "b", "c"))["groups"] if row["by"] == "training"]
+
+
 def test_nothing_is_shown_of_a_stack_that_drops_nobody():
     assert noticed([OTHER | {"x/dropped/attackers": torch.zeros(2)}], ("a",)) is None
     assert noticed([{}], ("a",)) is None
