@@ -106,8 +106,16 @@ def test_a_run_beyond_the_size_draws_the_accuracy_at_every_size():
     # sizes of 0.1 and 0.3 on an axis that ends at 0.6
     assert linf.rows[0].marks == (16.7, 50.0)
     assert "2 beyond" in render(with_runs_beyond())
-    assert "the true distances are smaller" in render(document())
-    assert "the true distances are smaller" not in render(with_runs_beyond())
+    assert "true distances may be much smaller" in render(document())
+    assert "true distances may be much smaller" not in render(with_runs_beyond())
+
+
+def test_a_stack_without_a_bar_says_what_lies_beyond():
+    made = with_runs_beyond()
+    made["robustness"][0]["distances"] = {"largest": 0.6, "counts": [0] * 4, "beyond": 3, "held": 2}
+    assert "none up to 0.600; 3 beyond" in render(made)
+    made["robustness"][0]["distances"] = {"largest": 0.6, "counts": [0] * 4, "beyond": 0, "held": 20}
+    assert "none up to 0.600</small>" in render(made)
 
 
 def test_each_stack_has_a_chart_of_its_clients():
