@@ -178,6 +178,14 @@ def test_weight_decay_is_subtracted(scene, networks):
     assert torch.allclose(surrogate_gradient(decayed, local), plain, atol=1e-5)
 
 
+def test_the_rate_is_that_of_the_round(scene, networks):
+    s = scene(InvertingGradients.threat, networks["mlp"](), clients=1)
+    (victim,) = choose(s.view, s.facts, targets=1)
+    local = dataclasses.replace(s.facts.local, schedule="cosine", rounds=4)
+    late = dataclasses.replace(victim, round=3, update=victim.update * local.in_round(3).learning_rate / 0.1)
+    assert torch.allclose(surrogate_gradient(late, local), surrogate_gradient(victim, s.facts.local), rtol=1e-5)
+
+
 @pytest.mark.parametrize("change", [lambda update: update, clip], ids=["bare", "clipped"])
 def test_inverting_gradients_identifies_digits(scene, networks, change):
     stack = () if change is not clip else ("clip(norm=0.001)",)

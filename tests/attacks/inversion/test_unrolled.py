@@ -120,6 +120,9 @@ def test_what_cannot_be_unrolled_is_not_applicable(scene, networks):
     adam = dataclasses.replace(s.facts, _local=LocalTraining(optimizer="adam"))
     with pytest.raises(NotApplicable, match="adam"):
         attack.run(s.view, adam, generator=generator(0))
+    falling = dataclasses.replace(s.facts, _local=LocalTraining(schedule="cosine", rounds=3))
+    with pytest.raises(NotApplicable, match="changes over the rounds"):
+        attack.run(s.view, falling, generator=generator(0))
     s = scene(attack.threat, networks["mlp"](), clients=2, topic=Topic.AGGREGATE)
     with pytest.raises(NotApplicable, match="aggregate"):
         attack.run(s.view, s.facts, generator=generator(0))
