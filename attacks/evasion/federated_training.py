@@ -172,7 +172,8 @@ def _trained(case: Case, seed: int) -> Outcome:
 
 def _right(net: nn.Module, x: Tensor, test: Examples) -> Tensor:
     with torch.no_grad():
-        return net(x).argmax(-1) == test.y
+        read: Tensor = net(x).argmax(-1)
+    return read == test.y
 
 
 def _share(right: Reads) -> tuple[float, float, float]:
