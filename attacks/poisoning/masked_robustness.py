@@ -46,7 +46,7 @@ def reach(own: Tensor, toward: Tensor, known: Tensor, *, slack: float) -> Tensor
     """How far each row may go along a direction before it is farther from a known update than any two of them are.
 
     The largest ``g`` with ``|own_i + g t - h_j| <= slack max_jk |h_j - h_k|`` for all ``j`` and the unit vector
-    ``t`` of the row, as in the Min-Max attack (Shejwalkar and Houmansadr, NDSS 2021, section 4.3.2), in closed form.
+    ``t`` of the row, as in the Min-Max attack (Shejwalkar and Houmansadr, NDSS 2021, section 4.3), in closed form.
 
     Args:
         own: ``(k, d)`` where the rows start.
