@@ -210,5 +210,19 @@ def _remarks(used: Mapping[str, Any]) -> list[str]:
     said = [f"{count} uploads rejected: {why}" for why, count in table(used, "rejected_uploads").items()]
     if used.get("dropouts"):
         said.append(f"{used['dropouts']} dropouts")
-    said += [f"{name.replace('_', ' ')} {value_text(value)}" for name, value in table(used, "diagnostics").items()]
+    told = table(used, "diagnostics")
+    shared = {name: number_of(told, name) for name in told if name.startswith("share.")}
+    said += [f"{name.replace('_', ' ')} {value_text(value)}" for name, value in told.items() if name not in shared]
+    return said + _of_some_clients(shared)
+
+
+def _of_some_clients(shared: Mapping[str, float | None]) -> list[str]:
+    """What becomes of the clients that run a local defense which not all clients run, beside the others."""
+    if "share.within" not in shared:
+        return []
+    said = [f"{quantity(shared['share.within'], 'share')} of the clients run the local defense"]
+    for what, words, unit in (("dropped", "dropped", "share"), ("score", "mean suspicion", "")):
+        inside, outside = (quantity(shared.get(f"share.{who}.{what}"), unit) for who in ("within", "outside"))
+        if (inside, outside) != (MISSING, MISSING):
+            said.append(f"{words}: {inside} of these, {outside} of the others")
     return said

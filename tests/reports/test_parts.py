@@ -16,7 +16,7 @@ from PIL import Image
 import fedsec.reports.charts
 import fedsec.reports.exhibits
 import fedsec.reports.format
-from fedsec.reports import charts, images, overview, severity
+from fedsec.reports import charts, costs, images, overview, severity
 from fedsec.reports.document import read
 from fedsec.reports.format import rounds, significant
 
@@ -155,3 +155,24 @@ def test_labels_that_look_alike_keep_their_own_anchors() -> None:
     named = [anchors.stack(label) for label in audit.stacks]
     assert len(set(named)) == 5
     assert all(name.replace("-", "").isalnum() and name.isascii() for name in named)
+
+
+def test_what_becomes_of_the_clients_that_train_adversarially_is_said_in_words() -> None:
+    diagnostics = {
+        "multi-krum.f": 4.0,
+        "share.within": 0.3,
+        "share.within.dropped": 0.4833,
+        "share.outside.dropped": 0.0786,
+        "share.within.score": 1.541,
+        "share.outside.score": 0.9714,
+    }
+    assert costs._remarks({"diagnostics": diagnostics}) == [
+        "multi-krum.f 4.0",
+        "30.0% of the clients run the local defense",
+        "dropped: 48.3% of these, 7.86% of the others",
+        "mean suspicion: 1.54 of these, 0.971 of the others",
+    ]
+    assert costs._remarks({"diagnostics": {"share.within": 0.5, "share.within.dropped": 0.0}})[-1] == (
+        "dropped: 0% of these, — of the others"
+    )
+    assert costs._remarks({"diagnostics": {"multi-krum.f": 4.0}}) == ["multi-krum.f 4.0"]
