@@ -89,7 +89,8 @@ def auto_attack(
     eps: float,
     norm: Literal["linf", "l2", "l1"] = "linf",
     bounds: tuple[float | Tensor, float | Tensor] = (0.0, 1.0),
-    generator: torch.Generator,
+    targets: Tensor | None = None,
+    generator: torch.Generator | None = None,
     steps: int = 100,
     most_targets: int = 9,
     queries: int = 5000,
@@ -120,7 +121,8 @@ def auto_attack(
         eps: radius of the ball, in units of the inputs.
         norm: ``linf`` or ``l2``.
         bounds: lowest and highest value of an input: numbers, or tensors that broadcast to ``x``.
-        generator: draws the starts and the squares.
+        targets: no; the cascade asks whether an input can be misread at all, and picks its own.
+        generator: draws the starts and the squares; ``None`` for one with seed 0.
         steps: of APGD and FAB, per target.
         most_targets: classes that the targeted attacks aim at, the likeliest first; fewer if there are fewer.
         queries: of Square.
@@ -132,12 +134,15 @@ def auto_attack(
         The points, what broke each example, and accuracy and cost stage by stage.
 
     Raises:
-        ValueError: ``l1``, for which APGD and Square are missing; a negative ``eps``.
+        ValueError: ``l1``, for which APGD and Square are missing; a negative ``eps``; targets.
     """
     if norm not in ("linf", "l2"):
         raise ValueError(f"the cascade is here for linf and l2, not for {norm}: APGD and Square know no such ball")
     if not eps >= 0:
         raise ValueError(f"a radius cannot be {eps}")
+    if targets is not None:
+        raise ValueError("the cascade has no targeted form: use apgd, fab and square with targets")
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
     run = _Run(model, x.detach(), y, eps, norm, bounds, generator)
     stages: list[Stage] = []
     attacks: tuple[Callable[[], object], ...] = (

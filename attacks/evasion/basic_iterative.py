@@ -16,8 +16,10 @@ def fgm(
     y: Tensor,
     *,
     eps: float,
+    norm: AnyNorm = "l2",
     bounds: tuple[float | Tensor, float | Tensor] = (0.0, 1.0),
     targets: Tensor | None = None,
+    generator: torch.Generator | None = None,
     passes: Passes | None = None,
 ) -> Tensor:
     """The fast gradient method (Miyato, Dai and Goodfellow 2017, section 3): ``eps g / |g|_2``, `fgsm` in ``l2``.
@@ -26,15 +28,17 @@ def fgm(
         model: inputs to logits ``(b, C)``; evaluated in eval mode and left as it was.
         x: ``(b, *shape)`` inputs within the bounds.
         y: ``(b,)`` true classes.
-        eps: Euclidean length of the perturbation, in units of the inputs; clipping can make it shorter.
+        eps: length of the perturbation, in units of the inputs; clipping can make it shorter.
+        norm: in which it has that length: the Euclidean, as in the paper, or another as in `fgsm`.
         bounds: lowest and highest value of an input: numbers, or tensors that broadcast to ``x``.
         targets: ``(b,)`` classes to be read instead; ``None`` for any wrong one.
+        generator: draws nothing here; all attacks take one.
         passes: counts what it costs.
 
     Returns:
         ``(b, *shape)`` inputs within the bounds.
     """
-    return fgsm(model, x, y, eps=eps, norm="l2", bounds=bounds, targets=targets, passes=passes)
+    return fgsm(model, x, y, eps=eps, norm=norm, bounds=bounds, targets=targets, passes=passes)
 
 
 def bim(
@@ -48,6 +52,7 @@ def bim(
     norm: AnyNorm = "linf",
     bounds: tuple[float | Tensor, float | Tensor] = (0.0, 1.0),
     targets: Tensor | None = None,
+    generator: torch.Generator | None = None,
     drop_fooled: bool = True,
     passes: Passes | None = None,
 ) -> Tensor:
@@ -66,6 +71,7 @@ def bim(
         norm: of the ball; the paper knows ``linf``.
         bounds: lowest and highest value of an input: numbers, or tensors that broadcast to ``x``.
         targets: ``(b,)`` classes to be read instead; ``None`` for any wrong one. The paper takes the least likely.
+        generator: draws nothing here; all attacks take one.
         drop_fooled: see `pgd`.
         passes: counts what it costs.
 

@@ -36,6 +36,7 @@ def fgsm(
     norm: AnyNorm = "linf",
     bounds: tuple[float | Tensor, float | Tensor] = (0.0, 1.0),
     targets: Tensor | None = None,
+    generator: torch.Generator | None = None,
     passes: Passes | None = None,
 ) -> Tensor:
     """The fast gradient sign method (Goodfellow, Shlens and Szegedy 2015, section 4), or its ``l2`` form.
@@ -49,6 +50,7 @@ def fgsm(
             bounds can make it smaller.
         bounds: lowest and highest value of an input: numbers, or tensors that broadcast to ``x``.
         targets: ``(b,)`` classes to be read instead; ``None`` for any wrong one.
+        generator: draws nothing here; all attacks take one.
         passes: counts what it costs.
 
     Returns:

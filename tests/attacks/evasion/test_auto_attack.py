@@ -174,3 +174,13 @@ def test_on_an_adversarially_trained_network_it_meets_the_authors_flags():
     found = auto_attack(net, x, y, eps=0.3, queries=1000, generator=seeded())
     flags = torch.tensor([flag == "1" for flag in official["stages"][-1]["flags"][rows]])
     assert (found.robust != flags).sum() <= 1
+
+
+def test_without_a_generator_the_seed_is_zero_and_targets_are_refused():
+    net, x = small(), drawn(6, 8)
+    y = net(x).argmax(-1)
+    given = {"eps": 0.1, "steps": 5, "queries": 20}
+    alone = auto_attack(net, x, y, **given)
+    assert torch.equal(alone.x_adv, auto_attack(net, x, y, **given, generator=seeded(0)).x_adv)
+    with pytest.raises(ValueError, match="no targeted form"):
+        auto_attack(net, x, y, **given, targets=y)
