@@ -252,5 +252,13 @@ def _variant(preset: str) -> KrumVariant:
 
 def _scores(distances: Tensor, count: int, power: float) -> Tensor:
     # a row is its own first neighbour, at distance 0, and does not count
-    others = distances.clone().fill_diagonal_(-1.0).sort(dim=1).values[:, 1 : count + 1]
+    others = _ascending(distances.clone().fill_diagonal_(-1.0))[:, 1 : count + 1]
     return (others if power == 2.0 else others.pow(power / 2)).sum(dim=1)
+
+
+def _ascending(values: Tensor) -> Tensor:
+    """Each row sorted, in place; numpy does so several times faster on a CPU."""
+    if values.device.type != "cpu":
+        return values.sort(dim=1).values
+    values.numpy().sort(axis=1)
+    return values
