@@ -119,7 +119,9 @@ class RoundGeometry:
     @cached_property
     def squared_distances(self) -> Tensor:
         """Between all pairs, ``(n, n)`` fp64."""
-        return geometry.squared_distances(self.gram)
+        # no digit is lost about the origin where rows lie as far from each other
+        plain = self._base is not None and self._mix is None and self._far is not None
+        return geometry.squared_distances(self.raw_gram if plain else self.gram)
 
     @cached_property
     def raw_gram(self) -> Tensor:
