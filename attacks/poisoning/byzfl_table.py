@@ -40,7 +40,8 @@ def configuration(*, gamma: float, f: int, seed: int, rounds: int = ROUNDS) -> d
         seed: of the federation.
         rounds: of one local step.
     """
-    before = ["client-momentum", {"name": "clip", "c": CLIP * STEP, "enforced_by": "server"}, {"name": "nnm", "f": f}]
+    momentum = {"name": "client-momentum", "start": "zero"}
+    before = [momentum, {"name": "clip", "c": CLIP * STEP, "enforced_by": "server"}, {"name": "nnm", "f": f}]
     return {
         "version": 1,
         "name": "byzfl-mnist",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -15,15 +15,21 @@ from fedsec.threat import Paper
 
 from ..expect import plain
 
+Start = Literal["update", "zero"]
+"""What stands before a client's first update: nothing, so that its momentum is that update, or a momentum of zero."""
 
-def advance(state: dict[str, Tensor], clients: tuple[int, ...], updates: Tensor, *, beta: float) -> Tensor:
-    """Each client's momentum after this update: ``m <- (1 - beta) u + beta m``, and ``m <- u`` at its first.
+
+def advance(
+    state: dict[str, Tensor], clients: tuple[int, ...], updates: Tensor, *, beta: float, start: Start = "update"
+) -> Tensor:
+    """Each client's momentum after this update: ``m <- (1 - beta) u + beta m``, and at its first as ``start`` says.
 
     Args:
         state: ``ids (m,)`` and ``momentum (m, d)``, which grow by one row per client never seen before.
         clients: of the rows.
         updates: ``(n, d)``; never changed.
         beta: weight of the past.
+        start: ``m <- u`` at the first update, or ``m <- (1 - beta) u``, as after a past of zero.
 
     Returns:
         ``(n, d)``.
@@ -39,6 +45,8 @@ def advance(state: dict[str, Tensor], clients: tuple[int, ...], updates: Tensor,
         state["momentum"] = held.index_copy(0, rows, result)
         return result
     result = updates.clone()
+    if start == "zero":
+        result.mul_(1.0 - beta)
     result[known] = (1.0 - beta) * updates[known] + beta * held[rows]
     held = held.clone()
     held[rows] = result[known]
@@ -58,6 +66,9 @@ class ClientMomentum(Defense):
     """
 
     beta: Annotated[float, Field(ge=0.0, lt=1.0, description="Weight of the past; the paper uses 0.9 and 0.99")] = 0.9
+    start: Annotated[
+        Start, Field(description="a client's first momentum: its `update`, as in the paper, or a past of `zero`")
+    ] = "update"
 
     name: ClassVar[str] = "client-momentum"
     summary: ClassVar[str] = "Clients send a running average of their updates, so that honest ones vary less"
@@ -78,4 +89,6 @@ class ClientMomentum(Defense):
     def seal(self, update: Payload, context: RoundContext) -> Plain:
         """The client's momentum in place of its update."""
         received = plain(update, self.name)
-        return Plain(advance(context.state, context.clients, received.values, beta=self.beta), received.weights)
+        return Plain(
+            advance(context.state, context.clients, received.values, beta=self.beta, start=self.start), received.weights
+        )

@@ -36,6 +36,7 @@ def test_the_configuration_is_right_and_clips_as_byzfl_does(f):
     assert list(stacks) == list(rules(f))
     for stack in stacks.values():
         assert [defense.name for defense in stack][:3] == ["client-momentum", "clip", "nnm"]
+        assert stack[0].start == "zero"
         # a bound of 2 on gradients is one of 2 lr on updates
         assert stack[1].c == pytest.approx(2.0 * config.federation.local.learning_rate)
         assert stack[1].acts_on_arrival

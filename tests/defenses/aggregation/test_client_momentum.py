@@ -42,6 +42,15 @@ def test_each_client_averages_its_own_updates_whoever_comes_with_it():
         assert torch.equal(values, before)
 
 
+def test_a_past_of_zero_takes_a_share_of_the_first_update():
+    beta, state, values = 0.75, {}, [normal(2, 4, seed=seed) for seed in range(3)]
+    held = torch.zeros(2, 4)
+    for update in values:
+        held = (1 - beta) * update + beta * held
+        sent = send(ClientMomentum(beta=beta, start="zero"), (3, 8), update, state).values
+        torch.testing.assert_close(sent, held)
+
+
 def test_chunks_do_not_matter():
     defense, whole, parts = ClientMomentum(), {}, {}
     for seed in range(3):
