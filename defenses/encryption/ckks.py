@@ -16,6 +16,7 @@ from fedsec.protocol.stage import Defense, EnforcedBy, Guarantee, RoundContext, 
 from fedsec.threat import Paper
 
 from ..expect import plain
+from .custody import KeyHolder, custody_claims, holders_of_key, refuse_threshold, rows_expected
 from .fixed_point import Row, mean_of_sum, to_grid, weighted_rows
 from .scheme import SCALE_BITS, Keys, PublicScheme, error_std, largest_sum, most_rows
 
@@ -63,10 +64,7 @@ class CKKS(Defense):
     resolution_bits: Annotated[
         int, Field(ge=8, le=22, description="entries are rounded to multiples of 2^-resolution_bits")
     ] = 20
-    key_holder: Annotated[
-        Literal["clients", "authority"],
-        Field(description="who holds the secret key: every client the same one, or a party of its own"),
-    ] = "clients"
+    key_holder: KeyHolder = "clients"
     weight_unit: Annotated[
         float, Field(gt=0, description="weights are divided by it before encryption (examples; powers of 2 are exact)")
     ] = 1.0
@@ -77,6 +75,9 @@ class CKKS(Defense):
         ),
     ] = None
 
+    def __post_init__(self) -> None:
+        refuse_threshold(self.name, self.key_holder)
+
     @property
     def enforcement(self) -> EnforcedBy:
         """What is not a ciphertext is not accepted."""
@@ -85,7 +86,7 @@ class CKKS(Defense):
     @property
     def holders(self) -> frozenset[str]:  # type: ignore[override]  # a parameter decides it
         """Who reads the aggregate."""
-        return frozenset({"client" if self.key_holder == "clients" else "key-holder"})
+        return holders_of_key(self.key_holder)
 
     def problems(self, setting: Setting) -> Sequence[tuple[str, str]]:
         """More rows in a sum than the precision allows."""
@@ -105,14 +106,8 @@ class CKKS(Defense):
 
     def claims(self, setting: Setting) -> dict[str, float | str]:
         """Key custody, security level and exactness."""
-        shared = self.key_holder == "clients"
         return {
-            "key_custody": "every client holds the same secret key: the server together with any one client opens "
-            "every upload, and every client reads the aggregate"
-            if shared
-            else "a party of its own holds the secret key: the server together with it opens every upload, "
-            "and it reads the aggregate",
-            "opened_by": "server+client" if shared else "server+key-holder",
+            **custody_claims(self.key_holder),
             "security_bits": 128.0,
             "resolution": 2.0**-self.resolution_bits,
             "ciphertext_error_std": error_std(self.poly_modulus),
@@ -157,12 +152,7 @@ class CKKS(Defense):
         return mean_of_sum(total, unit=self.weight_unit, dtype=aggregate.scheme.dtype)
 
     def _capacity(self, cohort: float) -> int:
-        if self.capacity is not None:
-            return self.capacity
-        rows = 16
-        while rows < 2 * cohort:
-            rows *= 2
-        return rows
+        return rows_expected(cohort, self.capacity)
 
     @property
     def _key_name(self) -> str:
