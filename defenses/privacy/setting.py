@@ -39,11 +39,16 @@ def rules_that_are_no_mean(stack: tuple[str, ...]) -> list[str]:
     The sensitivity of the result is then not the bound over the cohort: one client more or less changes which
     neighbours others are averaged with, or how far others are clipped.
     """
+    return implementing(("aggregate", "preaggregate"), stack)
+
+
+def implementing(hooks: tuple[str, ...], stack: tuple[str, ...]) -> list[str]:
+    """Names of the defenses in the stack that have one of these hooks."""
     found: list[str] = []
     for entry in entry_points(group="fedsec.defenses"):
         if entry.name in stack:
             plugin = entry.load()
-            if issubclass(plugin, Defense) and (plugin.implements("aggregate") or plugin.implements("preaggregate")):
+            if issubclass(plugin, Defense) and any(plugin.implements(hook) for hook in hooks):
                 found.append(entry.name)
     return found
 
