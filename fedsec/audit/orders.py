@@ -22,6 +22,7 @@ def batch_orders(setup: FederationSetup, stack: tuple[Defense, ...]) -> Callable
     applied). Raises `NotKnownError` for a sender that is no client, or that sent nothing in that round.
     """
     hooks = tuple(defense for defense in stack if defense.implements("data"))
+    poisson = any(defense.poisson for defense in stack if defense.implements("local"))
     population = Population.of(setup.index, fraction=0.0, sybils=0, seed=setup.seed)
 
     def order_of(round_index: int, sender: str) -> BatchOrder:
@@ -36,7 +37,7 @@ def batch_orders(setup: FederationSetup, stack: tuple[Defense, ...]) -> Callable
         effort = float(drawn.effort[answered.index(client)])
         limit = max(1, int(effort * setup.local.steps(len(shard)))) if effort < 1.0 else None
         seed = derive_seed(setup.seed, "train", round_index, client)
-        order = local_order(own, setup.local, seed=seed, max_steps=limit)
+        order = local_order(own, setup.local, seed=seed, max_steps=limit, poisson=poisson)
         rows = tuple(order.rows[first:last] for first, last in order.bounds)
         return BatchOrder(rows, shard.examples().y)
 

@@ -94,8 +94,10 @@ class Sequential(Engine):
         reports: list[Report] = []
         ways = self._ways.of(standings, len(shards))
         for shard, seed, limit, row, way in zip(shards, seeds, limits, out, ways, strict=True):
-            order = local_order(shard, self._local, seed=seed, max_steps=limit, replays=way.replays)
-            lane.memory, lane.steps = LaneMemory(1), (len(order.bounds),)
+            order = local_order(
+                shard, self._local, seed=seed, max_steps=limit, replays=way.replays, poisson=way.poisson
+            )
+            lane.memory, lane.steps, lane.expected = LaneMemory(1), (len(order.bounds),), (order.expected,)
             if order.bounds:
                 lane.load(start)
                 self._client(lane, shard, order, start, way.step)
@@ -150,7 +152,7 @@ class Stacked(Engine):
         """See `Engine.train`."""
         ways = self._ways.of(standings, len(shards))
         orders = [
-            local_order(shard, self._local, seed=seed, max_steps=limit, replays=way.replays)
+            local_order(shard, self._local, seed=seed, max_steps=limit, replays=way.replays, poisson=way.poisson)
             for shard, seed, limit, way in zip(shards, seeds, limits, ways, strict=True)
         ]
         # Clients with equally many steps go together, so that few lanes idle and groups are runs of rows.
@@ -178,6 +180,7 @@ class Stacked(Engine):
     ) -> list[Report]:
         lanes = stacked_lanes(self._model, state)
         lanes.round, lanes.steps = round_index, tuple(len(order.bounds) for order in orders)
+        lanes.expected = tuple(order.expected for order in orders)
         memory = initial_state(self._local.optimizer, state[:, : self._model.layout.trainable])
         steps = max(len(order.bounds) for order in orders)
         keys = torch.zeros(len(orders), steps, dtype=torch.int64)
@@ -191,10 +194,16 @@ class Stacked(Engine):
             for row, order in enumerate(orders):
                 if index < len(order.bounds):
                     first, last = order.bounds[index]
-                    groups.setdefault((ways[row], last - first), []).append(row)
+                    # batches drawn example by example all differ in size: they are filled up instead
+                    groups.setdefault((ways[row], -1 if ways[row].poisson else last - first), []).append(row)
             for (way, _), rows in groups.items():
                 spans = {orders[row].bounds[index] for row in rows}
-                if table is not None and len(spans) == 1:
+                present = None
+                if way.poisson:
+                    picked, present = _filled_up([shards[r] for r in rows], [orders[r] for r in rows], index)
+                    x, y = batch([shards[row] for row in rows], picked, state)
+                    present = present.to(state.device)
+                elif table is not None and len(spans) == 1:
                     first, last = spans.pop()
                     some = table if len(rows) == len(orders) else table[rows]
                     x, y = gathered(shards[0].pool, some[:, first:last], state)
@@ -212,6 +221,7 @@ class Stacked(Engine):
                     memory=memory,
                     start=start,
                     index=index,
+                    present=present,
                 )
         return lanes.memory.reports()
 
@@ -228,6 +238,7 @@ class Stacked(Engine):
         memory: dict[str, Tensor],
         start: Tensor,
         index: int,
+        present: Tensor | None,
     ) -> None:
         """One step of the lanes ``rows``: in place if they are a run of rows, else on a copy that is put back."""
         low, high = rows[0], rows[-1] + 1
@@ -237,14 +248,18 @@ class Stacked(Engine):
                 whole[span] = lanes.part(lanes.state[low:high], slice(low, high))
             part = {key: value[low:high] for key, value in memory.items()}
             lanes = whole[span]
-            new = self._advance(lanes, x, y, step=step, keys=keys[low:high], memory=part, start=start, index=index)
+            new = self._advance(
+                lanes, x, y, step=step, keys=keys[low:high], memory=part, start=start, index=index, present=present
+            )
             for key, value in new.items():
                 memory[key][low:high] = value
             return
         where = torch.tensor(rows, device=x.device)
         some = lanes.part(lanes.state[where], where)
         part = {key: value[where] for key, value in memory.items()}
-        new = self._advance(some, x, y, step=step, keys=keys[where], memory=part, start=start, index=index)
+        new = self._advance(
+            some, x, y, step=step, keys=keys[where], memory=part, start=start, index=index, present=present
+        )
         lanes.state[where] = some.state
         for key, value in new.items():
             memory[key][where] = value
@@ -260,10 +275,11 @@ class Stacked(Engine):
         memory: dict[str, Tensor],
         start: Tensor,
         index: int,
+        present: Tensor | None,
     ) -> dict[str, Tensor]:
         local = self._local.in_round(lanes.round)
         lanes.begin_step(keys)
-        lanes.step = index
+        lanes.step, lanes.present = index, present
         trainable = self._model.layout.trainable
         fold = step is gradient_step and local.optimizer == "sgd" and self._model.task in TASKS
         if isinstance(lanes, DenseLanes) and fold:
@@ -289,6 +305,15 @@ class Stacked(Engine):
             new, memory = local_step(local, vectors, gradient, memory, step=index)
             vectors.copy_(new)
         return memory
+
+
+def _filled_up(shards: Sequence[Shard], orders: Sequence[Order], index: int) -> tuple[list[Tensor], Tensor]:
+    """Batches of one step, the shorter ones filled up with an own example; and ``(l, b)`` what is no filler."""
+    parts = [order.rows[slice(*order.bounds[index])] for order in orders]
+    widest = max(len(part) for part in parts)
+    present = torch.arange(widest) < torch.tensor([len(part) for part in parts])[:, None]
+    fillers = [shard.rows[:1].cpu().expand(widest - len(part)) for shard, part in zip(shards, parts, strict=True)]
+    return [torch.cat(both) for both in zip(parts, fillers, strict=True)], present
 
 
 def _table(shards: Sequence[Shard], orders: Sequence[Order]) -> Tensor | None:

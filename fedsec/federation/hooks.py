@@ -11,7 +11,7 @@ from fedsec.models.lanes import Step, gradient_step
 
 
 class LocalHook(Protocol):
-    """What wraps a local step; every defense does. May say ``replays`` and ``share``, which are 1 if it does not."""
+    """What wraps a local step; every defense does. May say ``replays``, ``share`` and ``poisson``."""
 
     def local(self, step: Step) -> Step:
         """The wrapped step."""
@@ -40,6 +40,11 @@ class LocalHooks:
         """How many consecutive steps are taken on each batch; the number of steps does not change."""
         return math.prod(getattr(hook, "replays", 1) for hook in self.hooks)
 
+    @property
+    def poisson(self) -> bool:
+        """Whether batches are drawn anew for each step, example by example."""
+        return any(getattr(hook, "poisson", False) for hook in self.hooks)
+
 
 @dataclass(frozen=True, eq=False)
 class Way:
@@ -49,11 +54,13 @@ class Way:
         number: counted from 0, in the order in which the ways were first needed.
         step: with the hooks that they run.
         replays: consecutive steps on each batch.
+        poisson: batches are drawn example by example.
     """
 
     number: int
     step: Step
     replays: int
+    poisson: bool = False
 
 
 class Ways:
@@ -70,5 +77,5 @@ class Ways:
     def _way(self, runs: tuple[bool, ...]) -> Way:
         if runs not in self._known:
             hooks = LocalHooks(tuple(hook for hook, run in zip(self._around.hooks, runs, strict=True) if run))
-            self._known[runs] = Way(len(self._known), hooks.step(), hooks.replays)
+            self._known[runs] = Way(len(self._known), hooks.step(), hooks.replays, hooks.poisson)
         return self._known[runs]

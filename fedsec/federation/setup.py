@@ -159,6 +159,7 @@ class FederationSetup:
             stack=tuple(defense.name for defense in stack),
             public=len(self.split.auxiliary),
             input_shape=self.info.input_shape,
+            holdings=tuple(self.index.sizes().tolist()),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -46,15 +47,23 @@ class Order:
         rows: ``(m,)`` int64 rows of the pool, epoch after epoch.
         bounds: ``(first, last + 1)`` positions in ``rows`` of each step's batch.
         keys: ``(steps,)`` int64, what the random draws of each step depend on.
+        expected: examples expected per batch, if batches are drawn by `poisson_order`; else 0.
     """
 
     rows: Tensor
     bounds: tuple[tuple[int, int], ...]
     keys: Tensor
+    expected: float = 0.0
 
 
 def local_order(
-    shard: Shard, local: LocalTraining, *, seed: int, max_steps: int | None = None, replays: int = 1
+    shard: Shard,
+    local: LocalTraining,
+    *,
+    seed: int,
+    max_steps: int | None = None,
+    replays: int = 1,
+    poisson: bool = False,
 ) -> Order:
     """The batches of one client in one round.
 
@@ -67,9 +76,17 @@ def local_order(
         seed: of this client in this round.
         max_steps: a straggler's limit, besides ``local.max_steps``.
         replays: consecutive steps on each batch. The number of steps stays, so fewer batches are read.
+        poisson: draw batches by `poisson_order` instead.
+
+    Raises:
+        ValueError: batches are to be drawn and to be read several times.
     """
     examples = len(shard)
     total = local.steps(examples) if max_steps is None else min(local.steps(examples), max_steps)
+    if poisson:
+        if replays > 1:
+            raise ValueError("a batch drawn for one step cannot be read in several")
+        return poisson_order(shard, local, seed=seed, steps=total)
     steps = -(-total // replays)
     size = examples if local.batch_size is None else min(local.batch_size, examples)
     bounds: list[tuple[int, int]] = []
@@ -86,6 +103,26 @@ def local_order(
     if replays > 1:
         bounds = [bound for bound in bounds for _ in range(replays)][:total]
     return Order(order, tuple(bounds), step_keys(seed, total))
+
+
+def poisson_order(shard: Shard, local: LocalTraining, *, seed: int, steps: int) -> Order:
+    """Batches into which each example comes by a coin of its own, at rate ``batch_size / examples``, step after step.
+
+    This is the sampling that privacy accountants assume (Abadi et al. 2016, section 3.1). Batches differ in size and
+    may be empty; the steps are as many as a shuffled pass would take. Coins are drawn from
+    ``generator(seed, "poisson")``. Without a batch size, or with one that is no smaller than the shard, every batch is
+    the shard.
+    """
+    examples = len(shard)
+    size = examples if local.batch_size is None else min(local.batch_size, examples)
+    rows, random = shard.rows.cpu(), generator(seed, "poisson")
+    drawn = [rows[:0]]
+    for _ in range(steps):
+        coins = torch.rand(examples, generator=random, dtype=torch.float64)
+        drawn.append(rows[coins * examples < size])
+    ends = torch.tensor([len(part) for part in drawn]).cumsum(0).tolist()
+    bounds = tuple(pairwise(ends))
+    return Order(torch.cat(drawn), bounds, step_keys(seed, steps), expected=float(size))
 
 
 def step_keys(seed: int, steps: int) -> Tensor:

@@ -60,6 +60,11 @@ class SingleLane(Lanes):
         )
         self._moved = False
 
+    @property
+    def module(self) -> nn.Module:
+        """The working copy, whose tensors are views into ``state`` and ``statistics``."""
+        return self._module
+
     def load(self, vector: Tensor) -> None:
         """Become the model ``vector (d,)``, in layout order."""
         with torch.no_grad():

@@ -61,6 +61,7 @@ class StackedLanes(Lanes):
     def begin_step(self, keys: Tensor) -> None:
         """Start a local step with these keys ``(l,)``."""
         self.keys = keys
+        self.present = None
 
     def end_step(self) -> None:
         """Write running statistics back to the state, as the step's first pass in train mode moved them.
@@ -82,6 +83,7 @@ class StackedLanes(Lanes):
         rows = range(self.state.shape[0])[place] if isinstance(place, slice) else place.tolist()
         lanes.memory, lanes.place, lanes.round = self.memory, place, self.round
         lanes.steps = tuple(self.steps[row] for row in rows)
+        lanes.expected = tuple(self.expected[row] for row in rows) if self.expected else ()
         return lanes
 
 
