@@ -15,6 +15,7 @@ PEERS = {
     "breaching": ["hydra-core==1.3.2", "scipy"],
     "byzfl": ["scipy", "matplotlib", "seaborn"],
     "rules": ["flwr==1.41.0", "cloudpickle", "scikit-learn"],
+    "accounting": ["dp-accounting==0.6.0"],
     "evasion": ["foolbox==3.3.4", "scipy", "scikit-learn", "six", "tqdm", "packaging", "safetensors"],
 }
 WITHOUT_DEPENDENCIES = {
@@ -24,10 +25,11 @@ WITHOUT_DEPENDENCIES = {
     "evasion": ["torchattacks==3.5.1", "adversarial-robustness-toolbox==1.20.1"],
 }
 """These ask for packages that what is measured does not use, such as torchvision, and some for an older torch."""
+WITHOUT_TORCH = frozenset({"accounting"})
 
 
 def python(name):
-    """The interpreter of a peer's environment; torch goes in first, of this environment's own version."""
+    """The interpreter of a peer's environment; torch goes in first, of this environment's own version, if it needs it."""
     folder = ENVIRONMENTS / name
     interpreter = folder / "bin" / "python"
     ready = folder / ".ready"
@@ -35,7 +37,8 @@ def python(name):
         print(f"making {folder.relative_to(ROOT)}", file=sys.stderr)
         venv.create(folder, with_pip=True)
         pinned = f"torch=={torch.__version__.split('+')[0]}"
-        for wanted in ([pinned, "numpy"], [pinned, *PEERS[name]]):
+        needed = [PEERS[name]] if name in WITHOUT_TORCH else [[pinned, "numpy"], [pinned, *PEERS[name]]]
+        for wanted in needed:
             subprocess.run([interpreter, "-m", "pip", "install", "--quiet", *wanted], check=True)
         if name in WITHOUT_DEPENDENCIES:
             alone = ["--no-deps", *WITHOUT_DEPENDENCIES[name]]
