@@ -191,6 +191,7 @@ def _round(
     stages = Stages(stack, setup.setting(stack), seed=setup.seed)
     population = Population.of(setup.index, fraction=0.0, sybils=0, seed=setup.seed)
     drawn = draw_cohort(population, setup.participation, round_index=number, seed=setup.seed)
+    stages.participants = tuple(drawn.asked.tolist())
     reach = dict(zip(drawn.answered.tolist(), drawn.effort.tolist(), strict=True))
     shards = {c: setup.shard(c, stages.data_hooks) for c in reach}
     chosen = sorted((c for c in reach if len(shards[c])), key=lambda c: (len(shards[c]), c))[:victims]

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from fedsec.protocol.events import EVENT_KIND_OF, Event, Topic
-from fedsec.protocol.payload import AdditiveScheme, Payload, Plain, Sealed
+from fedsec.protocol.payload import AdditiveScheme, Masked, Payload, Plain, Sealed
 
 
 class _NoScheme:
@@ -37,7 +37,7 @@ class Packed:
 
 
 def pack(events: Sequence[Event]) -> Packed:
-    """Events to a document and tensors. Ciphertexts are kept by size and holders; what their holders read, whole."""
+    """Events to a document and tensors. Of sealed and masked rows: the size, who opens them, and what they read."""
     rows: list[dict[str, Any]] = []
     tensors: dict[str, Tensor] = {}
     for event in events:
@@ -46,8 +46,10 @@ def pack(events: Sequence[Event]) -> Packed:
             tensors[f"{event.seq}/values"] = clear.values
             tensors[f"{event.seq}/weights"] = clear.weights
         holders = event.payload.holders if isinstance(event.payload, Sealed) else frozenset()
+        masked = {"masked": _masking(event.payload)} if isinstance(event.payload, Masked) else {}
         rows.append(
             {
+                **masked,
                 "seq": event.seq,
                 "round": event.round,
                 "step": event.step,
@@ -74,6 +76,8 @@ def unpack(document: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[Event,
         payload: Payload
         if row["kind"] == "plain" and clear is not None:
             payload, opened = clear, None
+        elif row["kind"] == "masked":
+            payload, opened = _masked(row["masked"]), clear
         else:
             payload, opened = Sealed((b"",), _STORED, frozenset(row["holders"])), clear
         topic = Topic(row["topic"])
@@ -93,3 +97,25 @@ def unpack(document: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[Event,
             )
         )
     return tuple(events)
+
+
+def _masking(payload: Masked) -> dict[str, Any]:
+    return {
+        "group": sorted(payload.group),
+        "threshold": payload.threshold,
+        "sharers": [sorted(sharers) for sharers in payload.sharers],
+        "readers": sorted(payload.readers),
+        "is_sum": payload.is_sum,
+    }
+
+
+def _masked(said: dict[str, Any]) -> Masked:
+    return Masked(
+        (b"",),
+        _STORED,
+        frozenset(said["group"]),
+        said["threshold"],
+        tuple(frozenset(sharers) for sharers in said["sharers"]),
+        frozenset(said["readers"]),
+        bool(said["is_sum"]),
+    )

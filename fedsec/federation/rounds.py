@@ -151,6 +151,7 @@ class Federation:
     def _round(self, number: int, trainer: CohortTrainer) -> None:
         setup, stages = self.setup, self.stages
         drawn = self._draw(number)
+        stages.participants = tuple(drawn.asked.tolist())
         self._broadcast(number, drawn)
         taken = self.population.controlled[drawn.answered]
         ours, theirs = drawn.answered[~taken].tolist(), drawn.answered[taken].tolist()

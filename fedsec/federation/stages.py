@@ -37,6 +37,7 @@ class Stages:
 
         self.admits = any(d.implements("admit") for d in self.stack)
         self.inspects = any(d.implements("inspect") for d in self.stack)
+        self.participants: tuple[int, ...] = ()
         self.diagnostics: dict[str, list[float]] = {}
         self.excluded: list[tuple[int, int]] = []
         self.scores: dict[tuple[int, int], float] = {}
@@ -55,6 +56,7 @@ class Stages:
             seed=memory.seed,
             state=memory.state,
             vault=memory.vault,
+            participants=self.participants,
         )
 
     def _note(self, defense: Defense, context: RoundContext) -> None:
@@ -107,7 +109,7 @@ class Stages:
         payload: Payload = update
         for number, defense in enumerate(self.stack):
             if seals(defense) and (bound or defense.enforcement == EnforcedBy.FORMAT):
-                context = self._context(number, round_index, clients)
+                context = replace(self._context(number, round_index, clients), bound=bound)
                 payload = defense.seal(payload, context)
                 self._note(defense, context)
         return payload

@@ -7,7 +7,7 @@ A payload holds the rows of one or several senders, because a round is one matri
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -146,17 +146,25 @@ class Sealed:
 
 @dataclass(frozen=True)
 class Masked:
-    """Rows whose masks cancel in the sum over the whole cohort: nobody reads one row, everybody the sum.
+    """Rows whose masks cancel in the sum over the whole cohort: nobody reads one row, the readers the sum.
 
     Attributes:
         masked: one per row.
         scheme: public operations.
-        group: the parties whose masks cancel.
+        group: the parties whose masks cancel, or who hold shares of a row.
+        threshold: so many of those who hold shares of a row open it together; ``None``: all of the group but one.
+        sharers: per row who holds shares of it, where that is not the whole group.
+        readers: parties or roles that read the sum.
+        is_sum: whether the one row is such a sum.
     """
 
     masked: tuple[bytes, ...]
     scheme: AdditiveScheme
     group: frozenset[str]
+    threshold: int | None = None
+    sharers: tuple[frozenset[str], ...] = ()
+    readers: frozenset[str] = frozenset({"server"})
+    is_sum: bool = False
 
     kind = Kind.MASKED
 
@@ -164,8 +172,12 @@ class Masked:
         return len(self.masked)
 
     def opens(self, coalition: frozenset[str]) -> bool:
-        """One row opens only to a coalition of everyone else in the group."""
-        return len(self.group - coalition) <= 1
+        """Whether the coalition opens every row: as a reader of the sum, by shares, or by taking away all others."""
+        if self.is_sum:
+            return any(is_one_of(party, self.readers) for party in coalition)
+        if self.threshold is None:
+            return len(self.group - coalition) <= 1
+        return all(len(sharers & coalition) >= self.threshold for sharers in self.sharers or (self.group,))
 
     def serialise(self, row: int) -> memoryview:
         """The bytes of one row on the wire."""
@@ -177,7 +189,13 @@ class Masked:
 
     def rows(self, which: Sequence[int] | Tensor) -> Masked:
         """The payload of some of the senders."""
-        return Masked(tuple(self.masked[int(index)] for index in which), self.scheme, self.group)
+        index = [int(row) for row in which]
+        sharers = tuple(self.sharers[row] for row in index) if self.sharers else ()
+        return replace(self, masked=tuple(self.masked[row] for row in index), sharers=sharers)
+
+    def summed(self, total: bytes) -> Masked:
+        """The payload of the sum of rows."""
+        return replace(self, masked=(total,), sharers=(), is_sum=True)
 
 
 Payload = Plain | Sealed | Masked

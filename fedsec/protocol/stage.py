@@ -66,6 +66,9 @@ class RoundContext:
         model: ``(d,)`` global model of the round; only where the server holds it in clear.
         server: what the server can do; only in its own hooks.
         members: identities behind a row of the cohort, where several were mixed into one; others stand for themselves.
+        participants: everybody who was asked to take part in the round, ascending; only in `Defense.seal`, `receive` and
+            `open`, and empty where nobody keeps count. Some may never answer.
+        bound: whether the senders of the rows do what only clients enforce; only in `Defense.seal`.
     """
 
     round: int
@@ -84,6 +87,8 @@ class RoundContext:
     model: Tensor | None = None
     server: ServerSide | None = None
     members: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    participants: tuple[int, ...] = ()
+    bound: bool = True
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         """A generator for a purpose inside this stage, this federation and this round."""
@@ -100,12 +105,14 @@ class Defense(Plugin):
         unit_weights: whether it makes every client count once in the mean, whatever its number of examples.
         perturbs: whether an honest client's upload differs from its update by noise.
         holders: parties or roles that read what `open` gives; empty if it seals nothing.
+        upload_openers: the smallest coalitions, in words, that read one upload; empty: the server with any of `holders`.
     """
 
     guarantee: ClassVar[Guarantee]
     accepts: ClassVar[frozenset[Kind]] = frozenset({Kind.PLAIN})
     emits: ClassVar[Kind | None] = None
     holders: ClassVar[frozenset[str]] = frozenset()
+    upload_openers: ClassVar[tuple[tuple[str, ...], ...]] = ()
     unit_weights: ClassVar[bool] = False
     perturbs: ClassVar[bool] = False
 
@@ -113,6 +120,11 @@ class Defense(Plugin):
     def replays(self) -> int:
         """Consecutive local steps on each batch; local training takes as many steps as ever, so it reads fewer."""
         return 1
+
+    @property
+    def poisson(self) -> bool:
+        """Whether a local step's batch is drawn example by example (`poisson_order`), not read off a shuffled shard."""
+        return False
 
     @property
     def share(self) -> float:
@@ -232,6 +244,7 @@ class Setting:
         stack: names of the defenses in the stack, in order.
         public: public examples that the federation sets aside (a server's clean examples are drawn from them).
         input_shape: of one example.
+        holdings: number of examples of each client; empty if not known.
     """
 
     population: int
@@ -247,6 +260,7 @@ class Setting:
     stack: tuple[str, ...]
     public: int = 0
     input_shape: tuple[int, ...] = ()
+    holdings: tuple[int, ...] = ()
 
 
 LocalHook = Callable[[Step], Step]
