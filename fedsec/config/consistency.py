@@ -14,7 +14,8 @@ from fedsec.parameters import shown
 from fedsec.registry import closest
 from fedsec.threat import Knowledge, ThreatModel
 
-_PARTY = re.compile(r"server|key-holder|outsider|client:(\d{1,9})")
+_EXAMPLES = ("server", "client:0", "key-holder", "helper:0", "eavesdropper", "outsider")
+_PARTY = re.compile(r"server|key-holder|helper:\d{1,3}|outsider|eavesdropper|client:(\d{1,9})")
 _BANDS = typing.get_args(Severity)
 
 
@@ -82,8 +83,8 @@ def check_coalition(draft: Draft, position: str, path: str) -> None:
     for party in parties:
         match = _PARTY.fullmatch(party)
         if match is None:
-            hint = closest(party, ("server", "key-holder", "outsider", "client:0")) or "As in server or server+client:3"
-            expected = "expected server, client:<number>, key-holder or outsider, joined by +"
+            hint = closest(party, _EXAMPLES) or "As in server or server+client:3"
+            expected = f"expected {', '.join(_EXAMPLES[:-1])} or {_EXAMPLES[-1]}, joined by +"
             draft.report(path, expected, found=shown(party), hint=hint)
             return
         if match.group(1) and draft.sound("federation.clients") and int(match.group(1)) >= clients:

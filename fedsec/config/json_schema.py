@@ -12,9 +12,10 @@ from fedsec.parameters import json_schema
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 _LABEL = {"type": "string", "minLength": 1, "maxLength": 80, "description": "name in the report; unique"}
+_MEMBER = r"server|key-holder|helper:\d+|eavesdropper|client:\d+"
 _POSITION = {
     "type": "string",
-    "pattern": r"^(server|key-holder|outsider|client:\d+)(\s*\+\s*(server|key-holder|client:\d+))*$",
+    "pattern": rf"^({_MEMBER}|outsider)(\s*\+\s*({_MEMBER}))*$",
     "description": "coalition whose view a passive attack gets",
 }
 

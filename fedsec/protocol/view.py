@@ -11,6 +11,8 @@ from fedsec.protocol.events import Event, Topic
 from fedsec.protocol.payload import Plain, is_one_of
 
 PUBLIC = "public"
+EAVESDROPPER = "eavesdropper"
+"""Who listens to every channel between parties, none of which is protected in transit; behind TLS an outsider."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +68,10 @@ def coalition_of(position: str) -> frozenset[str]:
 
 
 def receives(event: Event, coalition: frozenset[str]) -> bool:
-    """Whether one of the coalition sent or received the event, or it is public."""
+    """Whether one of the coalition sent, received or overheard the event, or it is public."""
     if PUBLIC in event.receivers:
+        return True
+    if EAVESDROPPER in coalition and event.receivers - {event.sender}:
         return True
     return any(party == event.sender or is_one_of(party, event.receivers) for party in coalition)
 

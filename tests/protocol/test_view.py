@@ -82,7 +82,7 @@ def reachable(thing: Any, depth: int = 7, seen: set[int] | None = None) -> Itera
         ),
         max_size=8,
     ),
-    position=st.lists(st.sampled_from([*PARTIES, "outsider"]), min_size=1, max_size=2, unique=True),
+    position=st.lists(st.sampled_from([*PARTIES, "outsider", "eavesdropper"]), min_size=1, max_size=2, unique=True),
     topics=st.sets(st.sampled_from(list(Topic)), min_size=1),
 )
 def test_a_view_holds_what_the_position_sent_or_received_and_can_open_and_nothing_else(rows, position, topics) -> None:
@@ -92,6 +92,7 @@ def test_a_view_holds_what_the_position_sent_or_received_and_can_open_and_nothin
     expected = set()
     for e in events:
         holds = e.sender in position or bool(roles & e.receivers) or "public" in e.receivers
+        holds = holds or ("eavesdropper" in position and bool(e.receivers - {e.sender}))
         opens = not isinstance(e.payload, Sealed) or bool(roles & e.payload.holders)
         if e.topic in topics and holds and opens:
             expected.add(1000.0 + e.seq)
