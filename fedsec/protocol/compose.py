@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fedsec.protocol.payload import Kind
 from fedsec.protocol.stage import Defense, Setting
+from fedsec.protocol.view import EAVESDROPPER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +141,14 @@ def opening_coalitions(stack: Sequence[Defense]) -> list[tuple[str, list[list[st
     """
     sealing = [defense for defense in stack if defense.emits not in (None, Kind.PLAIN)]
     holders = sorted(sealing[-1].holders) if sealing else []
-    upload = [["server"]] if not holders else [sorted({"server", holder}) for holder in holders]
-    # In clear, two models in a row tell every client the aggregate between them.
-    aggregate = [["server"], ["client"]] if not holders else [[holder] for holder in holders]
+    hearers = ("server", EAVESDROPPER)
+    upload = [sorted({hearer, *holder}) for holder in ([[h] for h in holders] or [[]]) for hearer in hearers]
+    if sealing and sealing[-1].upload_openers:
+        upload = [list(coalition) for coalition in sealing[-1].upload_openers]
+    # A server that reads the aggregate sends the next model in clear, and two in a row tell every client the aggregate.
+    aggregate = [[holder] for holder in holders]
+    if not holders or "server" in holders:
+        aggregate = [["server"], ["client"], [EAVESDROPPER]]
     noisy = [defense.name for defense in stack if defense.perturbs]
     suffix = f" (as sent, after {', '.join(noisy)})" if noisy else ""
     return [

@@ -73,12 +73,12 @@ def test_who_opens_what() -> None:
     assert holders_of(()) == {"server"}
     assert holders_of((CKKS(),)) == {"client"}
     assert dict(opening_coalitions(())) == {
-        "one client's update": [["server"]],
-        "the aggregate of a round": [["server"], ["client"]],
+        "one client's update": [["server"], ["eavesdropper"]],
+        "the aggregate of a round": [["server"], ["client"], ["eavesdropper"]],
         "the released model": [["outsider"]],
     }
     sealed = dict(opening_coalitions((CKKS(),)))
-    assert sealed["one client's update"] == [["client", "server"]]
+    assert sealed["one client's update"] == [["client", "server"], ["client", "eavesdropper"]]
     assert sealed["the aggregate of a round"] == [["client"]]
     apart = dict(opening_coalitions((CKKS(key_holder="authority"),)))
-    assert apart["one client's update"] == [["key-holder", "server"]]
+    assert apart["one client's update"] == [["key-holder", "server"], ["eavesdropper", "key-holder"]]
