@@ -15,8 +15,9 @@ import numpy as np
 import tenseal as ts
 import torch
 
+from .encryptors import batched_integers
 from .public_context import PublicContext, chunk_sizes, pack, public_bytes, unpack
-from .quantised import Integers
+from .quantised import Integers, Lanes
 
 DEGREE = 8192
 PRIMES = (60, 60)
@@ -84,58 +85,61 @@ class BFVScheme(PublicContext):
     """What the server and the clients share. No secret can be reached from it.
 
     Attributes:
-        length: integers of a row.
-        capacity: rows that one sum may have.
+        size: entries of an update.
+        lanes: how codes lie in a slot.
         dtype: of the federation's updates, so that the opener gives back what the clients had.
     """
 
-    length: int
-    capacity: int
+    size: int
+    lanes: Lanes
     dtype: torch.dtype
 
     def chunks(self, row: Integers) -> Iterator[bytes]:
-        """What each ciphertext of a row encrypts, as bytes (int64): the work that can be spread over processes.
+        """What each ciphertext of a row encrypts, as bytes (little-endian int64).
+
+        The count and the weight have a slot each, so that the opener reads them whatever the lanes.
 
         Args:
-            row: ``(length,)``.
+            row: ``[1, w, codes (size,)]``.
 
         Raises:
             OverflowError: a sum of as many rows with this entry could reach the plain modulus.
         """
-        largest = int(row.max(initial=0))
-        if int(row.min(initial=0)) < 0 or largest * self.capacity >= PLAIN_MODULUS:
-            raise OverflowError(f"a sum of {self.capacity} entries like {largest} could wrap around")
-        for at in range(0, self.length, DEGREE):
-            yield row[at : at + DEGREE].tobytes()
+        slots = np.concatenate([row[:2], self.lanes.pack(row[2:])])
+        largest = int(slots.max())
+        if int(slots.min()) < 0 or largest * self.lanes.rows >= PLAIN_MODULUS:
+            raise OverflowError(f"a sum of {self.lanes.rows} entries like {largest} could wrap around")
+        for at in range(0, len(slots), DEGREE):
+            yield slots[at : at + DEGREE].astype("<i8").tobytes()
 
     def encrypt_chunk(self, chunk: bytes) -> bytes:
         """One ciphertext."""
-        encrypted: bytes = ts.bfv_vector(self.context, np.frombuffer(chunk, np.int64).tolist()).serialize()
-        return encrypted
+        return batched_integers(self.context, chunk)
 
-    def encrypt(self, row: Integers) -> bytes:
-        """The bytes of one row.
+    def join(self, parts: list[bytes]) -> bytes:
+        """The ciphertexts of a row as one row."""
+        return pack(parts)
 
-        Args:
-            row: int64 ``(length,)``, see `chunks`.
-        """
-        return pack([self.encrypt_chunk(chunk) for chunk in self.chunks(row)])
+    def totals(self, keys: BFVKeys, row: bytes) -> Integers:
+        """What the key holder reads of a sum: ``[rows, weight, sums of codes]``."""
+        slots = keys.decrypt(row)[: self.slots]
+        return np.concatenate([slots[:2], self.lanes.unpack(slots[2:], self.size)])
+
+    @property
+    def slots(self) -> int:
+        """Integers of a packed row."""
+        return 2 + -(-self.size // self.lanes.count)
 
     @property
     def most(self) -> int:
         """See `PublicContext.most`."""
-        return min(self.capacity, most_rows())
+        return min(self.lanes.rows, most_rows())
 
     @property
     def sizes(self) -> list[int]:
         """See `PublicContext.sizes`."""
-        return chunk_sizes(self.length, DEGREE)
+        return chunk_sizes(self.slots, DEGREE)
 
     def load(self, part: bytes) -> Any:
         """See `PublicContext.load`."""
         return ts.bfv_vector_from(self.context, part)
-
-
-def chunk_encryptor(public: bytes) -> Any:
-    """A function that encrypts one chunk, for a process that was sent the public context."""
-    return BFVScheme(public, 0, 1, torch.float32).encrypt_chunk

@@ -197,3 +197,8 @@ def test_does_not_help_against_poisoning() -> None:
     defense, told = CKKS(poly_modulus=4096), context(10, 4, vault=VAULTS[4096])
     opened = defense.open(summed(defense.seal(Plain(values, torch.ones(4)), told)), told)
     assert torch.equal(opened.values[0], values.mean(0))
+
+
+def test_a_threshold_key_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="neither TenSEAL nor phe"):
+        CKKS(key_holder="threshold")
