@@ -154,7 +154,8 @@ def _comparisons(found: _Probes, size: float, by_margin: Tensor) -> tuple[Check,
         blind[rows] = search(found.model, x, y, room, queries=QUERIES, generator=found.generator)
         shaken[rows] = shake(found.model, x, y, room, draws=DRAWS, generator=found.generator)
     single, scores, noise = _share(at_once & ~usual.fooled), _share(blind), _share(shaken)
-    stuck = _share(~usual.fooled & ((usual.null > 0.5) | ~usual.rose))
+    # what the margin finds is a matter of the loss, which `logit-scale` tells
+    stuck = _share(~hardest & ((usual.null > 0.5) | ~usual.rose))
     few, many = _left(both), _left(hardest)
     return (
         Check(
@@ -192,7 +193,7 @@ def _comparisons(found: _Probes, size: float, by_margin: Tensor) -> tuple[Check,
         Check(
             name="failing-attack",
             passed=stuck <= SLACK,
-            text=f"On {stuck:.0%} the attack failed because its steps had no gradient or its loss did not rise.",
+            text=f"On {stuck:.0%} every gradient attack failed, and its steps had no gradient or its loss did not rise.",
             figures={"stuck": stuck},
         ),
     )
