@@ -89,7 +89,7 @@ def tally(changed: Tensor, context: RoundContext) -> None:
 class ClipNorm(_Clip):
     """Clip the joint L2 norm of each update, float buffers included; weights in the mean stay as they are."""
 
-    name: ClassVar[str] = "clip"
+    name: ClassVar[str] = "clip-norm"
     summary: ClassVar[str] = "Scales each update down to an L2 norm of at most c"
     paper: ClassVar[Paper | None] = _DP_FEDAVG
     guarantee: ClassVar[Guarantee] = Guarantee(
@@ -108,6 +108,14 @@ class ClipNorm(_Clip):
     def row_function(self, n: int) -> Callable[[Tensor], Tensor]:
         """See `shortened`."""
         return partial(shortened, bound=self.c)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip(ClipNorm):
+    """`ClipNorm` by its short name, the one that most people type."""
+
+    name: ClassVar[str] = "clip"
+    summary: ClassVar[str] = "Short for clip-norm: scales each update down to an L2 norm of at most c"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -12,20 +9,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedsec.protocol.payload import Code, Payload, Plain
-from fedsec.protocol.stage import Defense, EnforcedBy, Guarantee, RoundContext, Setting
+from fedsec.protocol.payload import Code
+from fedsec.protocol.stage import Guarantee, RoundContext
 from fedsec.threat import Paper
 
-from ..expect import plain
 from .codes import SignCode, SparseCode
-
-ErrorFeedback = Annotated[
-    bool,
-    Field(
-        description="whether a client keeps what compression left out and adds it to its next update, so that nothing "
-        "is lost over the rounds (one vector per client is kept)"
-    ),
-]
+from .compression import CompressionWithMemory, kept
 
 
 def top_k(updates: Tensor, k: int) -> Tensor:
@@ -53,74 +42,7 @@ def scaled_signs(updates: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Compression(Defense):
-    """What both have in common: error feedback, float buffers in full, bytes on the wire.
-
-    Batch-norm statistics travel in the update as float buffers and are sent as they are: a variance that moves by
-    a common magnitude may become negative. A stage behind this one that changes values sends them number by number
-    again, so compression saves bytes only as the last stage in clear.
-    """
-
-    family: ClassVar[str] = "compression"
-    guarantee: ClassVar[Guarantee]
-
-    error_feedback: ErrorFeedback = False
-
-    @property
-    def enforcement(self) -> EnforcedBy:
-        """The client: whoever sends a full vector is served too."""
-        return EnforcedBy.CLIENT
-
-    @abstractmethod
-    def compress(self, updates: Tensor) -> Tensor:
-        """``(n, trainable)`` parameters to what the code can hold."""
-
-    @abstractmethod
-    def code(self, size: int, trainable: int, dtype: torch.dtype) -> Code:
-        """The code of a row."""
-
-    def problems(self, setting: Setting) -> Sequence[tuple[str, str]]:
-        """A model without parameters."""
-        return () if setting.layout.trainable else [("the model has no parameters", "use a model that is trained")]
-
-    def seal(self, update: Payload, context: RoundContext) -> Plain:
-        """Compress every row; with error feedback, what was left out before is added first and kept after."""
-        received = plain(update, self.name)
-        trainable = context.layout.trainable
-        wanted = received.values[:, :trainable]
-        if self.error_feedback:
-            wanted = wanted + self._remembered(wanted, context)
-        sent = self.compress(wanted)
-        if self.error_feedback:
-            left = wanted - sent
-            context.state.update({self._key(c): left[i].clone() for i, c in enumerate(context.clients)})
-        values = torch.cat([sent, received.values[:, trainable:]], dim=1)
-        coded = Plain(values, received.weights, self.code(values.shape[1], trainable, values.dtype))
-        if len(coded):
-            dense = Plain(values, received.weights).nbytes(0)
-            context.report["size_share"] = sum(coded.nbytes(row) for row in range(len(coded))) / (dense * len(coded))
-            context.report["error"] = _relative_error(wanted, sent)
-        return coded
-
-    def _remembered(self, like: Tensor, context: RoundContext) -> Tensor:
-        none = like.new_zeros(like.shape[1])
-        rows = [context.state.get(self._key(client), none).to(like) for client in context.clients]
-        return torch.stack(rows) if rows else torch.zeros_like(like)
-
-    @staticmethod
-    def _key(client: int) -> str:
-        return f"left out/{client}"
-
-
-def _relative_error(wanted: Tensor, sent: Tensor) -> float:
-    """Mean over rows of the norm of what is missing over the norm of the row; 0 for a row of zeros."""
-    norms = torch.linalg.vector_norm(wanted, dim=1, dtype=torch.float64)
-    missing = torch.linalg.vector_norm(wanted - sent, dim=1, dtype=torch.float64)
-    return float((missing / norms.clamp_min(torch.finfo(torch.float64).tiny)).mean())
-
-
-@dataclass(frozen=True, kw_only=True)
-class TopK(_Compression):
+class TopK(CompressionWithMemory):
     """Send the ``share`` of each update's coordinates with the largest magnitude, the others as 0.
 
     The server takes the plain mean of the sparse rows. The kept values are exact, and they are those that the data
@@ -147,22 +69,23 @@ class TopK(_Compression):
 
     share: Annotated[float, Field(gt=0, le=1, description="share of the coordinates that is sent")] = 0.1
 
-    def compress(self, updates: Tensor) -> Tensor:
-        """See `top_k`; at least one coordinate."""
-        return top_k(updates, self.kept(updates.shape[1]))
+    @property
+    def unbiased(self) -> bool:
+        """Only if nothing is left out."""
+        return self.share == 1.0
+
+    def compress(self, updates: Tensor, context: RoundContext) -> tuple[Tensor, Code]:
+        """See `top_k`; at least one coordinate. The code is `SparseCode`."""
+        size, trainable = context.layout.size, updates.shape[1]
+        return top_k(updates, self.kept(trainable)), SparseCode(size, trainable, updates.dtype)
 
     def kept(self, size: int) -> int:
-        """Coordinates that are sent of ``size``: the share, rounded up."""
-        # the tolerance keeps 0.1 * 30, which floating point makes 3.0000000000000004, at 3
-        return min(size, max(1, math.ceil(self.share * size * (1 - 1e-12))))
-
-    def code(self, size: int, trainable: int, dtype: torch.dtype) -> Code:
-        """See `SparseCode`."""
-        return SparseCode(size, trainable, dtype)
+        """See `kept`."""
+        return kept(self.share, size)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sign(_Compression):
+class Sign(CompressionWithMemory):
     """Send one bit per coordinate, its sign, and one number, the mean magnitude of the update.
 
     The server takes the plain mean of the decoded rows, not a majority vote. Signs are what label inference reads, and
@@ -184,10 +107,6 @@ class Sign(_Compression):
         assuming="clients compress; with error feedback the magnitudes follow in later rounds",
     )
 
-    def compress(self, updates: Tensor) -> Tensor:
-        """See `scaled_signs`."""
-        return scaled_signs(updates)
-
-    def code(self, size: int, trainable: int, dtype: torch.dtype) -> Code:
-        """See `SignCode`."""
-        return SignCode(size, trainable, dtype)
+    def compress(self, updates: Tensor, context: RoundContext) -> tuple[Tensor, Code]:
+        """See `scaled_signs`; the code is `SignCode`."""
+        return scaled_signs(updates), SignCode(context.layout.size, updates.shape[1], updates.dtype)

@@ -50,8 +50,8 @@ def test_stacks_that_work(stack) -> None:
     [
         ((CKKS(), MultiKrum(f=2)), "multi-krum behind ckks", "only sums can be formed", "two stacks"),
         ((MultiKrum(f=2), CKKS()), "multi-krum behind ckks", "only sums can be formed", "the mean"),
-        ((CKKS(), ClipNorm(c=1.0)), "clip behind ckks", "before upload", "put clip before ckks"),
-        ((ClipNorm(c=1.0, enforced_by="server"), CKKS()), "clip behind ckks", "on arrival", "enforced_by: client"),
+        ((CKKS(), ClipNorm(c=1.0)), "clip-norm behind ckks", "before upload", "put clip-norm before ckks"),
+        ((ClipNorm(c=1.0, enforced_by="server"), CKKS()), "clip-norm behind ckks", "on arrival", "enforced_by: client"),
         ((MultiKrum(f=2), CoordinateMedian()), "2 aggregation rules", "one rule", "stacks of their own"),
         ((CKKS(), ClientLevelDP(clip_norm=1.0, noise_multiplier=1.0)), "dp-client behind ckks", "plain", "before ckks"),
         ((CKKS(), CKKS()), "ckks behind ckks", "plain", "put ckks before ckks"),

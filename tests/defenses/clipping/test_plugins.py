@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from fedsec import registry
 from fedsec.defenses.clipping.plugins import ClipLayer, ClipNorm, ClipValue
 from fedsec.models.flat import Layout, Slot
 from fedsec.protocol.compose import acts_on_arrival, seals
@@ -63,7 +64,7 @@ def test_server_cannot_clip_what_it_cannot_read() -> None:
         pass
 
     masked = Masked((b"",), _NoScheme(), frozenset())  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="put clip before sealing"):
+    with pytest.raises(TypeError, match="put clip-norm before sealing"):
         ClipNorm(c=1.0, enforced_by="server").receive(masked, context())
 
 
@@ -92,3 +93,11 @@ def test_spec_round_trip(plugin: type[ClipNorm | ClipValue | ClipLayer]) -> None
     defense = plugin(c=0.3, enforced_by="server")
     assert defense.spec()["name"] == plugin.name
     assert dataclasses.replace(defense) == defense
+
+
+def test_the_short_name_does_the_same() -> None:
+    short, long = registry.get("defenses", "clip"), registry.get("defenses", "clip-norm")
+    assert long is ClipNorm
+    assert issubclass(short, ClipNorm)
+    given = payload()
+    assert torch.equal(short(c=1.0).seal(given, context()).values, long(c=1.0).seal(given, context()).values)
