@@ -100,6 +100,23 @@ def plan(file: File, overrides: Overrides = None, as_json: Json = False) -> None
 
 
 @app.command()
+def price(
+    file: File,
+    overrides: Overrides = None,
+    clients: Annotated[
+        int | None,
+        typer.Option("--clients", min=1, help="Clients in a round to extrapolate to; by default the cohort."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure what each stack costs a round on this model: seconds, bytes and memory; nothing trains."""
+    path = _checked(file, overrides)
+    from fedsec.cli.price import prices
+
+    sys.stdout.write(prices(path, overrides=overrides or [], clients=clients, as_json=as_json))
+
+
+@app.command()
 def audit(
     file: File,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder of the results.")] = None,
