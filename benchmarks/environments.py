@@ -29,7 +29,7 @@ WITHOUT_TORCH = frozenset({"accounting"})
 
 
 def python(name):
-    """The interpreter of a peer's environment; torch goes in first, of this environment's own version, if it needs it."""
+    """The interpreter of a peer's environment; torch goes in first, of our own version, if it is needed."""
     folder = ENVIRONMENTS / name
     interpreter = folder / "bin" / "python"
     ready = folder / ".ready"

@@ -19,6 +19,8 @@ _ORDERS = (*(1 + step / 10 for step in range(1, 100)), *range(11, 64), *range(64
 """Renyi orders, up to 512 because small epsilons have their optimum at large orders."""
 _SMALLEST = 0.05
 """Below this noise multiplier the series of the accountants lose their precision."""
+_RELATIVE = 0.004
+"""Error that numerical composition may have, as a share of the Renyi bound."""
 
 
 def default_delta(population: int) -> float:
@@ -62,13 +64,16 @@ def epsilon_spent(*, noise_multiplier: float, rate: float, steps: int, delta: fl
         warnings.filterwarnings("ignore", message="Optimal order is the", category=UserWarning)
         # densities outside of the support are computed and then discarded
         warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"opacus\.accountants\.analysis\.prv")
-        if accountant == "prv":
-            numerical = PRVAccountant()
-            numerical.history = [(noise_multiplier, rate, steps)]
-            return float(numerical.get_epsilon(delta=delta))
         renyi = RDPAccountant()
         renyi.history = [(noise_multiplier, rate, steps)]
-        return max(0.0, float(renyi.get_epsilon(delta=delta, alphas=list(_ORDERS))))
+        bound = max(0.0, float(renyi.get_epsilon(delta=delta, alphas=list(_ORDERS))))
+        if accountant == "rdp":
+            return bound
+        numerical = PRVAccountant()
+        numerical.history = [(noise_multiplier, rate, steps)]
+        # what is claimed is the upper end: an error of 0.01 would be more than a percent of a small epsilon
+        error = min(0.01, max(1e-4, _RELATIVE * bound))
+        return float(numerical.get_epsilon(delta=delta, eps_error=error))
 
 
 @functools.lru_cache(maxsize=256)

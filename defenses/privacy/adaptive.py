@@ -115,7 +115,7 @@ class AdaptiveClientLevelDP(ClientLevelDP):
         unclipped = 0.5 + float(bits + count_noise * drawn) / context.cohort
         new = next_clip_norm(bound, unclipped, quantile=self.quantile, rate=self.rate)
         context.state["clip_norm"] = torch.tensor(new, dtype=torch.float64)
-        context.report |= {"noise_std": noise_std / context.cohort, "clip_norm": bound, "unclipped_share": unclipped}
+        context.report.update(noise_std=noise_std / context.cohort, clip_norm=bound, unclipped_share=unclipped)
         return Plain(mean[None], torch.full_like(received.weights, context.cohort))
 
     def problems(self, setting: Setting) -> Sequence[tuple[str, str]]:

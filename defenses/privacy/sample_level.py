@@ -191,7 +191,7 @@ class PrivateStep:
         Raises:
             ValueError: the batches are not Poisson samples.
         """
-        if not lanes.expected:
+        if not lanes.expected or min(lanes.expected) <= 0:
             raise ValueError("dp-sample was given batches that are no Poisson samples; no epsilon holds for them")
         sums, norms = clipped_sums(lanes, x, y, bound=self.clip_norm, present=lanes.present)
         noise = step_noise(lanes.keys, lanes.model.layout.trainable, sums[0])

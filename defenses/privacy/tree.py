@@ -55,7 +55,9 @@ def _of_nodes(nodes: list[tuple[int, int]], like: Tensor, *, seed: int) -> Tenso
 
 
 def tree_sensitivity(rounds: int, *, participations: int, separation: int = 1) -> float:
-    """How far one client moves the vector of all finished nodes, in units of its bound per round (L2).
+    """How far one client moves the vector of all nodes that are ever used, in units of its bound per round (L2).
+
+    Of the two halves of a node only the first is used: the second is finished when the node itself is.
 
     A client that is counted in the rounds ``S`` moves a node by at most ``|S in the node|`` bounds. With ``k`` rounds
     that lie at least ``s`` apart, a node of ``2^j`` rounds holds at most ``m = min(k, ceil(2^j / s))`` of them and a
@@ -71,7 +73,7 @@ def tree_sensitivity(rounds: int, *, participations: int, separation: int = 1) -
     most = min(participations, possible)
     total = 0
     for level in range(rounds.bit_length()):
-        nodes = rounds >> level
+        nodes = ((rounds >> level) + 1) // 2
         inside = min(most, math.ceil((1 << level) / separation))
         full, rest = divmod(most, inside)
         total += nodes * inside**2 if full >= nodes else full * inside**2 + rest**2

@@ -27,7 +27,7 @@ class Lanes(ABC):
         round: of the federation, counted from 0.
         step: which local step of this round, counted from 0.
         steps: how many local steps each lane takes in this round, ``l`` of them.
-        expected: examples expected in a batch of each lane, where each example comes by a coin of its own; else empty.
+        expected: examples expected in a batch of each lane, where each example comes by a coin of its own; else 0.
         present: ``(l, b)`` bool, which examples of a batch are there, where lanes have batches of different sizes and
             shorter ones are filled up; ``None``: all.
         memory: what steps keep for later steps of the same round (`keep`, `recall`); new when a client starts.

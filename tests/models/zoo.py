@@ -12,6 +12,7 @@ from fedsec.models.convolutional import AlexNet, ConvNet, LeNet, LeNetSigmoid, M
 from fedsec.models.dense import MLP, Linear, Softmax
 from fedsec.models.flat import FlatModel
 from fedsec.models.mnist_cnn import CnnMnist
+from fedsec.models.opacus_cnn import OpacusCNN
 from fedsec.models.recurrent import CharRNN
 from fedsec.models.residual import ResNet
 from fedsec.models.source import ModelSource
@@ -47,6 +48,7 @@ ZOO: dict[str, tuple[ModelSource, DatasetInfo]] = {
     "convnet batch norm": (ConvNet(widths=(4, 6), norm="batch", activation="sigmoid"), info(shape=(3, 8, 8))),
     "cnn": (McMahanCNN(), info(shape=(1, 8, 8))),
     "cnn-mnist": (CnnMnist(), info(shape=(1, 16, 16))),
+    "opacus-cnn": (OpacusCNN(), info(shape=(1, 16, 16))),
     "strided-cnn": (StridedCNN(width=3, hidden=5), info(shape=(1, 10, 8))),
     "resnet": (ResNet(width=4), info(shape=(3, 8, 8))),
     "resnet batch norm": (ResNet(width=4, norm="batch"), info(shape=(3, 8, 8))),
