@@ -126,3 +126,8 @@ def test_citation_has_the_version_of_the_package() -> None:
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"version: {project['version']}\n" in citation
     assert f"license: {project['license']}\n" in citation
+
+
+def test_the_table_of_stacks_is_up_to_date(generate: ModuleType) -> None:
+    written = generate.STACKS.read_text(encoding="utf-8")
+    assert written == generate.stacks_page(), "run: python docs/generate.py"
