@@ -103,6 +103,13 @@ class SecureAggregation(Defense):
     def problems(self, setting: Setting) -> Sequence[tuple[str, str]]:
         """Too small a cohort, no room in the ring, an odd graph."""
         found = []
+        if setting.largest_weight > self.max_weight:
+            found.append(
+                (
+                    f"a client weighs {setting.largest_weight:g}, and the ring has room for {self.max_weight}",
+                    f"set `max_weight: {math.ceil(setting.largest_weight)}`",
+                )
+            )
         cohort = setting.cohort
         if cohort < self.minimum_cohort:
             found.append(

@@ -143,6 +143,7 @@ class FederationSetup:
         """The federation as a defense must know it."""
         model = self.of_stack(stack).model
         largest = int(self.index.sizes().max()) if len(self.index) else 0
+        counts_travel = self.weighting == "examples" and not any(defense.unit_weights for defense in stack)
         how = self.participation
         everyone = how.sampling == "fixed" and how.clients_per_round >= len(self.index)
         return Setting(
@@ -160,6 +161,7 @@ class FederationSetup:
             public=len(self.split.auxiliary),
             input_shape=self.info.input_shape,
             holdings=tuple(self.index.sizes().tolist()),
+            largest_weight=float(largest if counts_travel else 1),
         )
 
 

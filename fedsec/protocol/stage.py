@@ -62,12 +62,12 @@ class RoundContext:
         report: what the stage says about itself this round, numbers by name. ``excluded:<client>`` marks a client that
             it dropped, ``score:<client>`` says how suspicious a client is (higher is more).
         sent: architecture of the model that a client inspects; only in `Defense.inspect`.
-        agreed: architecture that everybody agreed on before the first round; only in `Defense.inspect`.
+        agreed: architecture that everybody agreed on before the first round; only in `Defense.inspect` and `agree`.
         model: ``(d,)`` global model of the round; only where the server holds it in clear.
         server: what the server can do; only in its own hooks.
         members: identities behind a row of the cohort, where several were mixed into one; others stand for themselves.
-        participants: everybody who was asked to take part in the round, ascending; only in `Defense.seal`, `receive` and
-            `open`, and empty where nobody keeps count. Some may never answer.
+        participants: everybody who was asked to take part in the round, ascending; some may never answer. Only in
+            `Defense.seal`, `receive` and `open`, and empty where nobody keeps count.
         bound: whether the senders of the rows do what only clients enforce; only in `Defense.seal`.
     """
 
@@ -105,7 +105,7 @@ class Defense(Plugin):
         unit_weights: whether it makes every client count once in the mean, whatever its number of examples.
         perturbs: whether an honest client's upload differs from its update by noise.
         holders: parties or roles that read what `open` gives; empty if it seals nothing.
-        upload_openers: the smallest coalitions, in words, that read one upload; empty: the server with any of `holders`.
+        upload_openers: the smallest coalitions, in words, that read an upload; empty: the server with any of `holders`.
     """
 
     guarantee: ClassVar[Guarantee]
@@ -130,6 +130,11 @@ class Defense(Plugin):
     def share(self) -> float:
         """Share of the population's clients that run `local`; the others take ordinary steps."""
         return 1.0
+
+    @property
+    def open_share(self) -> float:
+        """Share of an update's coordinates that it leaves in clear beside those that it seals."""
+        return 0.0
 
     @property
     def enforcement(self) -> EnforcedBy:
@@ -164,6 +169,14 @@ class Defense(Plugin):
             ``training_loss`` of it is used in the place of the task's loss (see `FlatModel.of`).
         """
         return module
+
+    def agree(self, context: RoundContext) -> None:
+        """Before the first round: what everybody agrees on in public, kept in ``context.state``.
+
+        Args:
+            context: with the initial ``model``, its architecture ``agreed``, and the ``server``, whose clean examples
+                are public.
+        """
 
     def admit(self, identities: tuple[int, ...], context: RoundContext) -> tuple[int, ...]:
         """Server, before the round: the identities that are let in."""
@@ -245,6 +258,7 @@ class Setting:
         public: public examples that the federation sets aside (a server's clean examples are drawn from them).
         input_shape: of one example.
         holdings: number of examples of each client; empty if not known.
+        largest_weight: largest weight of a client in the mean (examples, or 1); 0 if not known.
     """
 
     population: int
@@ -261,6 +275,7 @@ class Setting:
     public: int = 0
     input_shape: tuple[int, ...] = ()
     holdings: tuple[int, ...] = ()
+    largest_weight: float = 0.0
 
 
 LocalHook = Callable[[Step], Step]

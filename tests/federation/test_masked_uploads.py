@@ -1,0 +1,104 @@
+"""Behind secure aggregation a federation learns the same, and single uploads are readable to coalitions only."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from fedsec.audit.transcripts import pack, unpack
+from fedsec.defenses.secret_sharing.plugin import SecretSharing
+from fedsec.defenses.secure_aggregation.plugin import SecureAggregation
+from fedsec.federation import rounds
+from fedsec.federation.population import Participation
+from fedsec.federation.rounds import Federation
+from fedsec.federation.setup import FederationSetup
+from fedsec.protocol.events import Topic
+from fedsec.protocol.stage import Defense
+from fedsec.protocol.view import project
+
+WANTED = {Topic.UPLOAD: frozenset({0}), Topic.AGGREGATE: frozenset({0}), Topic.BROADCAST: frozenset({0, 1})}
+
+
+@pytest.mark.parametrize("defense", [SecureAggregation(), SecureAggregation(neighbours=4, ring=64), SecretSharing()])
+def test_the_model_is_that_of_the_plain_mean(make_setup: Callable[..., FederationSetup], defense: Defense) -> None:
+    setup = make_setup()
+    plain, masked = Federation(setup).run(), Federation(setup, (defense,)).run()
+    assert (plain.released - masked.released).abs().max() < 1e-5
+    assert plain.accuracy == masked.accuracy
+    again = Federation(setup, (defense,)).run()
+    assert torch.equal(masked.released, again.released)
+    assert masked.diagnostics[f"{defense.name}.saturated_share"] == 0.0
+
+
+def test_rows_arrive_in_chunks_of_any_size(
+    make_setup: Callable[..., FederationSetup], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setup = make_setup(rounds=1)
+    whole = Federation(setup, (SecureAggregation(),), wanted=WANTED).run()
+    monkeypatch.setattr(rounds, "CHUNK_BYTES", 1)
+    parts = Federation(setup, (SecureAggregation(),), wanted=WANTED).run()
+    assert torch.equal(whole.released, parts.released)
+    assert parts.ledger.upload_bytes == whole.ledger.upload_bytes
+
+
+def seen(events: Any, position: str, topic: Topic) -> int:
+    """How many events of a topic a position reads."""
+    return len(project(events, position, [topic])[0].events)
+
+
+def test_who_reads_uploads(make_setup: Callable[..., FederationSetup]) -> None:
+    """8 clients with 7 neighbours each: 5 of them open the uploads of the other three; the sum is the server's."""
+    result = Federation(make_setup(rounds=2), (SecureAggregation(),), wanted=WANTED).run()
+    packed = pack(result.events)
+    for events in (result.events, unpack(packed.document, packed.tensors)):
+        assert seen(events, "server", Topic.UPLOAD) == 0
+        assert seen(events, "server+client:0+client:1+client:2+client:3", Topic.UPLOAD) == 0
+        assert seen(events, "server+client:0+client:1+client:2+client:3+client:4", Topic.UPLOAD) == 3
+        assert seen(events, "client:0+client:1+client:2+client:3+client:4", Topic.UPLOAD) == 0
+        assert seen(events, "server", Topic.AGGREGATE) == 1
+        assert seen(events, "client:0", Topic.AGGREGATE) == 0
+        _, denied = project(events, "server", [Topic.UPLOAD])
+        assert [d.reason for d in denied] == ["masked: server receives it and cannot open it"]
+    plain = Federation(make_setup(rounds=2), wanted=WANTED).run()
+    opened = project(result.events, "server+client:0+client:1+client:2+client:3+client:4", [Topic.UPLOAD])[0].events[0]
+    (true,) = (e for e in plain.events if e.topic == Topic.UPLOAD and e.sender == opened.sender)
+    assert (opened.values - true.payload.values[0]).abs().max() < 1e-4  # type: ignore[union-attr]
+
+
+def test_all_servers_together_read_shares(make_setup: Callable[..., FederationSetup]) -> None:
+    result = Federation(make_setup(rounds=1), (SecretSharing(servers=3),), wanted=WANTED).run()
+    packed = pack(result.events)
+    events = unpack(packed.document, packed.tensors)
+    assert seen(events, "server+helper:1", Topic.UPLOAD) == 0
+    assert seen(events, "server+helper:1+helper:2", Topic.UPLOAD) == 8
+    assert seen(events, "server", Topic.AGGREGATE) == 1
+
+
+def test_clients_that_vanish_are_recovered(make_setup: Callable[..., FederationSetup]) -> None:
+    how = Participation(clients_per_round=20, dropouts=0.2)
+    setup = make_setup(clients=20, train=200, participation=how)
+    plain, masked = Federation(setup).run(), Federation(setup, (SecureAggregation(active_server=False),)).run()
+    assert masked.ledger.dropped == plain.ledger.dropped > 0
+    assert masked.diagnostics["secure-aggregation.recovered"] > 0
+    assert masked.diagnostics["secure-aggregation.aborted"] == 0.0
+    assert (plain.released - masked.released).abs().max() < 1e-5
+
+
+def test_an_aborted_round_leaves_the_model(make_setup: Callable[..., FederationSetup]) -> None:
+    how = Participation(clients_per_round=8, dropouts=0.6)
+    setup = make_setup(participation=how)
+    result = Federation(setup, (SecureAggregation(),)).run()
+    assert result.diagnostics["secure-aggregation.aborted"] == 1.0
+    assert torch.equal(result.released, setup.initial)
+
+
+def test_weights_that_do_not_fit_are_found_before_training(make_setup: Callable[..., FederationSetup]) -> None:
+    defense = SecureAggregation(max_weight=8)
+    setup = make_setup()
+    assert "a client weighs 20" in defense.problems(setup.setting((defense,)))[0][0]
+    once = dataclasses.replace(setup, weighting="uniform")
+    assert not defense.problems(once.setting((defense,)))
