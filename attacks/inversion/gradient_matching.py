@@ -229,7 +229,9 @@ class GradientMatching(Inversion):
             regression = facts.model.task == "regression"
             fixed = dealt.to(states) if regression else one_hot(dealt, len(facts.info.classes), states)
         ratio = noise_ratio(updates, public_noise(facts.stack, updates))
-        observed = observe(updates, targets, layer_spans(facts.model), stack=facts.stack, rounds=many)
+        whole = torch.ones_like(victims[0].update, dtype=torch.bool)
+        seen = [torch.cat([whole if one.where is None else one.where for one in several]) for several in rounds]
+        observed = observe(updates, targets, layer_spans(facts.model), stack=facts.stack, rounds=many, read=lanes(seen))
         signs = observed.signs is not None and bool(observed.signs.all())
         matching = Matching(
             model=facts.model,

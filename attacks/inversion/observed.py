@@ -24,6 +24,8 @@ GAP = 0.02
 """Share of the median magnitude below which a dense update has coordinates and a sparsified one has none."""
 LEAST_SENT = 8
 """Non-zero coordinates without which a gap says nothing."""
+UNKNOWN = 1e30
+"""The magnitude below which a coordinate that was not read may lie: any."""
 SOFT_SIGN = 0.25
 """Magnitude, in means of the layer, at which a dummy coordinate counts as ``tanh(1)`` of a sign."""
 
@@ -156,7 +158,13 @@ def not_sent(updates: Tensor, spans: Sequence[slice]) -> Tensor:
 
 
 def observe(
-    updates: Tensor, targets: Tensor, spans: Sequence[slice], *, stack: Sequence[str] = (), rounds: int = 1
+    updates: Tensor,
+    targets: Tensor,
+    spans: Sequence[slice],
+    *,
+    stack: Sequence[str] = (),
+    rounds: int = 1,
+    read: Tensor | None = None,
 ) -> Observation:
     """What can be matched of each update.
 
@@ -166,6 +174,8 @@ def observe(
         spans: coordinates of each layer, which cover ``p`` in order.
         stack: the public stack of defenses.
         rounds: ``o``.
+        read: ``(l, o * p)`` bool, coordinates that were read; at the others anything may have been sent, and nothing
+            is matched. ``None``: all were.
     """
     size = updates.shape[1] // rounds
     each = updates.reshape(-1, size)
@@ -176,6 +186,8 @@ def observe(
         # In units of the targets; a vector of signs has no magnitudes, and its zeros are matched as zeros.
         unit = (targets.norm(dim=1) / updates.norm(dim=1).clamp_min(1e-30)).masked_fill(signs, 0.0)
         least = not_sent(each, spans).reshape(len(updates), -1) * unit.unsqueeze(1)
+    if read is not None and not bool(read.all()):
+        least = torch.where(read, 0.0 if least is None else least, UNKNOWN)
     cut = saturated(each).reshape(len(updates), -1)
     rescaled = layers_rescaled(each, spans).view(-1, rounds).any(1)
     if signs is not None:

@@ -31,6 +31,7 @@ class Victim:
         trainers: clients whose training the update averages.
         buffers: ``(d - p,)`` float buffers of local minus global model (batch-norm statistics).
         later: updates of the same sender in further rounds, which are matched together with this one.
+        where: ``(p,)`` bool, coordinates that were read; ``None``: all were.
     """
 
     round: int
@@ -41,6 +42,7 @@ class Victim:
     trainers: int
     buffers: Tensor = field(default_factory=lambda: torch.zeros(0))
     later: tuple[Victim, ...] = ()
+    where: Tensor | None = None
 
     @property
     def source(self) -> tuple[int, str]:
@@ -101,6 +103,7 @@ def victims(view: View, facts: PublicFacts, *, targets: int) -> tuple[Victim, ..
             examples=examples_behind(event),
             trainers=1 if topic == Topic.UPLOAD else max(1, facts.cohort),
             buffers=event.values[size:],
+            where=None if event.where is None else event.where[:size],
         )
         for event in most_exposed(view.of(topic), targets)
     )

@@ -70,7 +70,7 @@ class IntegerSums(Defense):
     bound: Annotated[
         float,
         Field(gt=0, description="entries of an update are cut off at this magnitude, and those cut off are counted"),
-    ] = 0.5
+    ] = 1.0
     bits: Annotated[int, Field(ge=2, le=24, description="of an encrypted entry")] = 14
     largest_weight: Annotated[
         int | None,

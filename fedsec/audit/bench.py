@@ -219,6 +219,7 @@ class Workbench:
             if view.events:
                 wanted = {topic, *attack.also_sees}
                 whole, _ = project(events, position, wanted)
+                document["notes"].extend(_left_open(view))
                 return whole, tuple(event for event in events if event.topic in wanted)
         if Topic.AGGREGATE in attack.wants and setup.server.name == "mean":
             models, _ = project(events, position, [Topic.BROADCAST])
@@ -288,6 +289,17 @@ class Workbench:
             setup.info,
             adversary.goal(),
         )
+
+
+def _left_open(view: View) -> list[str]:
+    """What must stand beside a result that is about a part of each update."""
+    shares = [float(event.where.double().mean()) for event in view.events if event.where is not None]
+    if not shares:
+        return []
+    return [
+        f"Attacked was only what is left open: {shares[0]:.1%} of the coordinates cross in clear, and this position "
+        "cannot open the others."
+    ]
 
 
 def _briefly(position: str) -> str:

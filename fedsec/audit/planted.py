@@ -18,6 +18,7 @@ from fedsec.data.examples import Examples
 from fedsec.errors import ConfigurationError
 from fedsec.federation.cohort import CohortTrainer
 from fedsec.federation.population import Population, draw_cohort, standings
+from fedsec.federation.server_side import Server
 from fedsec.federation.setup import FederationSetup
 from fedsec.federation.stages import Stages
 from fedsec.federation.wire import Transcript, parties
@@ -27,7 +28,7 @@ from fedsec.protocol.events import Event, Topic
 from fedsec.protocol.evidence import Evidence, Reconstructions
 from fedsec.protocol.outcome import NotApplicable
 from fedsec.protocol.parties import MaliciousServer, Planted
-from fedsec.protocol.payload import Plain
+from fedsec.protocol.payload import Plain, in_clear
 from fedsec.protocol.stage import Defense
 from fedsec.protocol.view import coalition_of, project
 from fedsec.randomness import derive_seed, generator
@@ -189,6 +190,7 @@ def _round(
     """One attacked round: choose, inspect, train, seal, record."""
     setup = result.setup
     stages = Stages(stack, setup.setting(stack), seed=setup.seed)
+    stages.agree(setup.model, setup.initial, Server(setup))
     population = Population.of(setup.index, fraction=0.0, sybils=0, seed=setup.seed)
     drawn = draw_cohort(population, setup.participation, round_index=number, seed=setup.seed)
     stages.participants = tuple(drawn.asked.tolist())
@@ -245,7 +247,7 @@ def _upload(update: Tensor, about: dict[str, int], number: int, client: int, sta
         sender=f"client:{client}",
         receivers=frozenset({"server"}),
         payload=payload,
-        about=about if isinstance(payload, Plain) else {},
+        about=about if in_clear(payload) is not None else {},
         opened=stages.peek(payload, number, (client,)),
     )
     return ""

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from fedsec.protocol.events import EVENT_KIND_OF, Event, Topic
-from fedsec.protocol.payload import AdditiveScheme, Masked, Payload, Plain, Sealed
+from fedsec.protocol.payload import AdditiveScheme, Masked, OpenPart, Payload, Plain, Sealed
 
 
 class _NoScheme:
@@ -45,6 +45,11 @@ def pack(events: Sequence[Event]) -> Packed:
         if clear is not None:
             tensors[f"{event.seq}/values"] = clear.values
             tensors[f"{event.seq}/weights"] = clear.weights
+        part = event.payload.open_part if isinstance(event.payload, Sealed) else None
+        if part is not None:
+            tensors[f"{event.seq}/open/values"] = part.plain.values
+            tensors[f"{event.seq}/open/weights"] = part.plain.weights
+            tensors[f"{event.seq}/open/where"] = part.where
         holders = event.payload.holders if isinstance(event.payload, Sealed) else frozenset()
         masked = {"masked": _masking(event.payload)} if isinstance(event.payload, Masked) else {}
         rows.append(
@@ -79,7 +84,8 @@ def unpack(document: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[Event,
         elif row["kind"] == "masked":
             payload, opened = _masked(row["masked"]), clear
         else:
-            payload, opened = Sealed((b"",), _STORED, frozenset(row["holders"])), clear
+            part = _open_part(f"{seq}/open", tensors)
+            payload, opened = Sealed((b"",), _STORED, frozenset(row["holders"]), open_part=part), clear
         topic = Topic(row["topic"])
         events.append(
             Event(
@@ -97,6 +103,12 @@ def unpack(document: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[Event,
             )
         )
     return tuple(events)
+
+
+def _open_part(key: str, tensors: dict[str, Tensor]) -> OpenPart | None:
+    if f"{key}/values" not in tensors:
+        return None
+    return OpenPart(Plain(tensors[f"{key}/values"], tensors[f"{key}/weights"]), tensors[f"{key}/where"])
 
 
 def _masking(payload: Masked) -> dict[str, Any]:

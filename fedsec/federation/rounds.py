@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from fedsec.federation.wire import Ledger, Transcript, acceptable, parties
 from fedsec.protocol.events import Topic
 from fedsec.protocol.facts import PublicFacts
 from fedsec.protocol.parties import Adversary
-from fedsec.protocol.payload import Payload, Plain
+from fedsec.protocol.payload import OpenPart, Payload, Plain, Sealed, in_clear
 from fedsec.protocol.stage import Cohort, Defense
 from fedsec.randomness import derive_seed
 
@@ -73,6 +74,7 @@ class Federation:
             self._coalition = Coalition(adversary, facts, setup, self.population, engine=engine)
             self._probe = adversary.probe(setup.split.test, setup.info)
         self._server = Server(setup)
+        self.stages.agree(setup.model, setup.initial, self._server)
         self._watch = Watch()
         self._holdings: dict[int, tuple[int, int]] = {}
         self._engine, self._workers = engine, workers
@@ -240,6 +242,10 @@ class Federation:
         # Clients that hold no key get the model in clear from whoever opens it; the server is passed by.
         opener = "server" if {"server", "client"} & self.stages.holders else min(self.stages.holders)
         sealed = self._sealed_model if opener == "server" else None
+        if isinstance(sealed, Sealed) and sealed.open_part is not None:
+            # who reads sums of the open coordinates knows the model there, and elsewhere the initial one
+            known = _one(torch.where(sealed.open_part.where, self.model, self.setup.initial))
+            sealed = replace(sealed, open_part=OpenPart(known, sealed.open_part.where))
         self.transcript.record(
             Topic.BROADCAST,
             number,
@@ -367,7 +373,7 @@ class Federation:
                     sender=f"client:{client}",
                     receivers=frozenset({"server"}),
                     payload=one,
-                    about={"examples": sizes[index[row]]} if self._counts_travel and isinstance(one, Plain) else {},
+                    about={"examples": sizes[index[row]]} if self._counts_travel and in_clear(one) is not None else {},
                     opened=self.stages.peek(one, number, (client,)),
                 )
         yield ids, self.stages.on_arrival(payload, number, ids)
@@ -387,7 +393,7 @@ class Federation:
             sender="server",
             receivers=self.stages.holders,
             payload=aggregate,
-            about={"examples": examples} if self._counts_travel and not sealed else {},
+            about={"examples": examples} if self._counts_travel and in_clear(aggregate) is not None else {},
             opened=readable if sealed else None,
         )
         # Behind sealed uploads the server forwards the sealed aggregate: it never holds the next model in clear.

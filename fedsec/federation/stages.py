@@ -74,6 +74,14 @@ class Stages:
             for name, value in report.items():
                 self.diagnostics.setdefault(name, []).append(value)
 
+    def agree(self, agreed: FlatModel, model: Tensor, server: ServerSide) -> None:
+        """What everybody agrees on before the first round; see `Defense.agree`."""
+        for number, defense in enumerate(self.stack):
+            if defense.implements("agree"):
+                context = replace(self._context(number, 0, ()), agreed=agreed, model=model, server=server)
+                defense.agree(context)
+                self._note(defense, context)
+
     def admit(self, identities: tuple[int, ...], round_index: int) -> tuple[int, ...]:
         """The identities that the server lets in."""
         for number, defense in enumerate(self.stack):

@@ -151,8 +151,11 @@ def opening_coalitions(stack: Sequence[Defense]) -> list[tuple[str, list[list[st
         aggregate = [["server"], ["client"], [EAVESDROPPER]]
     noisy = [defense.name for defense in stack if defense.perturbs]
     suffix = f" (as sent, after {', '.join(noisy)})" if noisy else ""
+    left = sealing[-1].open_share if sealing else 0.0
+    open_part = [(f"{left:.0%} of the coordinates of one client's update", [[hearer] for hearer in hearers])]
     return [
         (f"one client's update{suffix}", upload),
+        *(open_part if left else []),
         ("the aggregate of a round", aggregate),
         ("the released model", [["outsider"]]),
     ]

@@ -104,6 +104,24 @@ class AdditiveScheme(Protocol):
 
 
 @dataclass(frozen=True)
+class OpenPart:
+    """What of sealed rows travels in clear beside them.
+
+    Attributes:
+        plain: ``(rows, d)``, zero at sealed coordinates, and the weights.
+        where: ``(d,)`` bool, the coordinates in clear: public, and the same for everyone.
+    """
+
+    plain: Plain
+    where: Tensor
+
+    @property
+    def share(self) -> float:
+        """Share of the coordinates that are in clear."""
+        return float(self.where.double().mean()) if len(self.where) else 0.0
+
+
+@dataclass(frozen=True)
 class Sealed:
     """Ciphertexts of which only sums can be formed; only the holders read the result.
 
@@ -114,12 +132,14 @@ class Sealed:
         scheme: public operations.
         holders: parties or roles that hold the key.
         terms: how many rows were summed into each ciphertext.
+        open_part: what is left in clear, if anything is; weights are then in clear too.
     """
 
     ciphertexts: tuple[bytes, ...]
     scheme: AdditiveScheme
     holders: frozenset[str]
     terms: int = 1
+    open_part: OpenPart | None = None
 
     kind = Kind.SEALED
 
@@ -132,16 +152,21 @@ class Sealed:
 
     def serialise(self, row: int) -> memoryview:
         """The bytes of one row on the wire."""
-        return memoryview(self.ciphertexts[row])
+        if self.open_part is None:
+            return memoryview(self.ciphertexts[row])
+        return memoryview(self.ciphertexts[row] + bytes(self.open_part.plain.serialise(row)))
 
     def nbytes(self, row: int) -> int:
         """Size of one row on the wire in bytes."""
-        return len(self.ciphertexts[row])
+        beside = 0 if self.open_part is None else self.open_part.plain.nbytes(row)
+        return len(self.ciphertexts[row]) + beside
 
     def rows(self, which: Sequence[int] | Tensor) -> Sealed:
         """The payload of some of the senders."""
         picked = tuple(self.ciphertexts[int(index)] for index in which)
-        return Sealed(picked, self.scheme, self.holders, self.terms)
+        part = self.open_part
+        beside = None if part is None else OpenPart(part.plain.rows(which), part.where)
+        return Sealed(picked, self.scheme, self.holders, self.terms, beside)
 
 
 @dataclass(frozen=True)
@@ -199,3 +224,10 @@ class Masked:
 
 
 Payload = Plain | Sealed | Masked
+
+
+def in_clear(payload: Payload) -> Plain | None:
+    """What anybody who holds a payload reads of it: all, the part that was left open, or nothing."""
+    if isinstance(payload, Plain):
+        return payload
+    return payload.open_part.plain if isinstance(payload, Sealed) and payload.open_part is not None else None

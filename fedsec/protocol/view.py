@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fedsec.protocol.events import Event, Topic
-from fedsec.protocol.payload import Plain, is_one_of
+from fedsec.protocol.payload import Plain, Sealed, in_clear, is_one_of
 
 PUBLIC = "public"
 EAVESDROPPER = "eavesdropper"
@@ -26,6 +26,8 @@ class Seen:
         values: ``(d,)`` update (local minus global) or model, a private copy.
         weight: the weight that travelled with it (number of examples, or 1).
         about: what the event says of the sender's data.
+        where: ``(d,)`` bool, the coordinates that were left in clear beside sealed ones; ``None``: all were read. At
+            the others an update is zero, and a model is what everybody was given before the first round.
     """
 
     round: int
@@ -34,6 +36,7 @@ class Seen:
     values: Tensor
     weight: float
     about: tuple[tuple[str, int], ...]
+    where: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +79,14 @@ def receives(event: Event, coalition: frozenset[str]) -> bool:
     return any(party == event.sender or is_one_of(party, event.receivers) for party in coalition)
 
 
-def _readable(event: Event, coalition: frozenset[str]) -> Plain | None:
-    """What the coalition reads of an event that it holds; ``None`` if it cannot open it."""
+def _readable(event: Event, coalition: frozenset[str]) -> tuple[Plain | None, Tensor | None]:
+    """What the coalition reads of an event that it holds, and where if only in part; ``None`` if it reads nothing."""
     if isinstance(event.payload, Plain):
-        return event.payload
-    return event.opened if event.payload.opens(coalition) else None
+        return event.payload, None
+    if event.payload.opens(coalition):
+        return event.opened, None
+    part = event.payload.open_part if isinstance(event.payload, Sealed) else None
+    return in_clear(event.payload), None if part is None else part.where
 
 
 def implied_aggregates(view: View) -> tuple[Seen, ...]:
@@ -97,6 +103,7 @@ def implied_aggregates(view: View) -> tuple[Seen, ...]:
             values=models[number + 1].values - models[number].values,
             weight=1.0,
             about=(),
+            where=models[number + 1].where,
         )
         for number in sorted(models)
         if number + 1 in models
@@ -123,9 +130,10 @@ def project(transcript: Iterable[Event], position: str, topics: Iterable[Topic])
         if not receives(event, coalition):
             reason = f"sent by {event.sender} to {', '.join(sorted(event.receivers))[:60]}, not to {position}"
             reason = reason if event.topic != Topic.UPLOAD else f"uploads go to the server, not to {position}"
-        elif (clear := _readable(event, coalition)) is None:
+        elif (read := _readable(event, coalition))[0] is None:
             reason = f"{event.payload.kind}: {position} receives it and cannot open it"
         else:
+            clear, where = read
             seen.append(
                 Seen(
                     round=event.round,
@@ -134,6 +142,7 @@ def project(transcript: Iterable[Event], position: str, topics: Iterable[Topic])
                     values=clear.values[0].detach().clone(),
                     weight=float(clear.weights[0]),
                     about=tuple(sorted(event.about.items())),
+                    where=None if where is None else where.clone(),
                 )
             )
             continue

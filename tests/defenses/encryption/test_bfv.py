@@ -70,7 +70,7 @@ def test_many_clients_at_the_ends_of_the_range() -> None:
     values = torch.where(torch.arange(d) % 2 == 0, 99.0, -99.0).expand(n, d).clone()
     defense = BFV(largest_weight=1000)
     got = opened(defense, Plain(values, torch.full((n,), 1000.0)), context(d, n, vault=vault()))
-    assert torch.allclose(got.values[0], torch.where(torch.arange(d) % 2 == 0, 0.5, -0.5), atol=1e-12)
+    assert torch.allclose(got.values[0], torch.where(torch.arange(d) % 2 == 0, 1.0, -1.0), atol=1e-12)
     assert float(got.weights[0]) == 64_000
     assert defense.lanes(64) == Lanes(14, 64, ROOM_BITS)
     assert defense.lanes(64).count == 2
@@ -252,9 +252,9 @@ def test_bytes_are_as_claimed() -> None:
 def test_does_not_help_against_poisoning_within_its_range() -> None:
     """A poisoned row moves the opened mean as far as in clear, up to the bound, where it is cut off."""
     values = torch.zeros(4, 10)
-    values[3] = 0.5
+    values[3] = 1.0
     got = opened(BFV(), Plain(values, torch.ones(4)), context(10, 4, vault=vault()))
     assert torch.allclose(got.values[0], values.mean(0), atol=1e-7)
     values[3] = 500.0
     got = opened(BFV(), Plain(values, torch.ones(4)), context(10, 4, vault=vault()))
-    assert torch.allclose(got.values[0], torch.full((10,), 0.125), atol=1e-7)
+    assert torch.allclose(got.values[0], torch.full((10,), 0.25), atol=1e-7)

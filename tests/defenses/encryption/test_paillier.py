@@ -150,6 +150,6 @@ def test_3072_bits() -> None:
 
 def test_does_not_help_against_poisoning_within_its_range() -> None:
     values = torch.zeros(4, 10)
-    values[3] = 0.5
+    values[3] = 1.0
     got = opened(Paillier(), Plain(values, torch.ones(4)), context(10, 4, vault=vault()))
     assert torch.allclose(got.values[0], values.mean(0), atol=1e-7)
