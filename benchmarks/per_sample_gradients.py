@@ -93,7 +93,7 @@ def opacus_step(model, x, y, mode):
 def differences(model, x, y):
     """Largest difference of any gradient from opacus', relative to the largest entry of its tensor (at least 1)."""
     found = per_example_gradients(lane_of(model, len(x)), x[None], y[None])
-    wrapped = GradSampleModule(model.instance(model.vector()).train())
+    wrapped = GradSampleModule(model.instance(model.vector()).train(), loss_reduction="sum")
     nn.functional.cross_entropy(wrapped(x), y, reduction="sum").backward()
     worst = 0.0
     for gradient, parameter in zip(found, wrapped.parameters(), strict=True):

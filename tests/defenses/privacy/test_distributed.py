@@ -211,7 +211,7 @@ def test_refusals(setting: Settings) -> None:
     assert "put secure-aggregation after" in DistributedDP().problems(setting(stack=("dp-distributed",)))[0][1]
     between = ("dp-distributed", "clip", "secure-aggregation")
     assert "clip changes the values" in DistributedDP().problems(setting(stack=between))[0][0]
-    ((found, instead),) = DistributedDP(value_range=1.0).problems(setting(stack=BEHIND, cohort=10))
+    ((found, instead),) = DistributedDP(value_range=1.0, bits=12).problems(setting(stack=BEHIND, cohort=10))
     assert "beyond the range" in found
     assert "value_range: " in instead
     ((found, _),) = DistributedDP(bits=8, noise_multiplier=0.1).problems(
