@@ -68,6 +68,26 @@ def explain(
     sys.stdout.write(explanation(name, group))
 
 
+@app.command(name="check-defense")
+def check_defense(
+    name: Annotated[str, typer.Argument(help="A defense, or module:Class, or path.py:Class.")],
+    parameters: Annotated[
+        list[str] | None, typer.Option("--with", metavar="NAME=VALUE", help="A parameter of the defense.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="List the tests that do not apply too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Try the known answers of a defense; exit code 1 if one of them fails."""
+    from fedsec.cli.check_defense import checked
+
+    def command() -> int:
+        text, holds = checked(name, parameters=parameters or [], as_json=as_json, every=every)
+        sys.stdout.write(text)
+        return 0 if holds else 1
+
+    raise typer.Exit(_code(command))
+
+
 @app.command()
 def init(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What to write.")] = Path("audit.yaml"),

@@ -1,0 +1,95 @@
+"""All known answers on one defense."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fedsec.protocol.compose import check_stack
+from fedsec.protocol.stage import Defense
+from fedsec.selftests import clipping_and_compression, conduct, mechanisms, secrets_held, sums
+from fedsec.selftests.answers import KnownAnswer, Result
+from fedsec.selftests.bench import Bench, setting_of
+
+TESTS: tuple[KnownAnswer, ...] = (
+    *conduct.TESTS,
+    *sums.TESTS,
+    *secrets_held.TESTS,
+    *mechanisms.TESTS,
+    *clipping_and_compression.TESTS,
+)
+
+
+@dataclass(frozen=True)
+class SelfTests:
+    """What came of all tests.
+
+    Attributes:
+        defense: its name.
+        parameters: that it was tried with.
+        results: one per test.
+        alone: why the planner refuses the defense alone in the bench's federation; tests run all the same.
+    """
+
+    defense: str
+    parameters: dict[str, Any]
+    results: tuple[Result, ...]
+    alone: tuple[str, ...]
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Names of the tests that failed."""
+        return tuple(result.test for result in self.results if result.outcome == "fails")
+
+    @property
+    def holds(self) -> bool:
+        """Whether every known answer that applies came out."""
+        return not self.failed
+
+    def document(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "defense": self.defense,
+            "parameters": self.parameters,
+            "holds": self.holds,
+            "failed": list(self.failed),
+            "applied": sum(result.outcome != "does not apply" for result in self.results),
+            "refused_alone": list(self.alone),
+            "tests": [asdict(result) for result in self.results],
+        }
+
+
+def check_defense(defense: Defense, *, seed: int = 0) -> SelfTests:
+    """Try every known answer that applies.
+
+    Args:
+        defense: with the parameters to be tried.
+        seed: of what the bench draws.
+    """
+    bench = Bench(defense, seed)
+    refusals = check_stack((defense,), setting_of(stack=defense.name))
+    return SelfTests(
+        defense=defense.name,
+        parameters=dict(defense.parameters()),
+        results=tuple(_tried(test, bench) for test in TESTS),
+        alone=tuple(f"{refusal.found}: {refusal.why}" for refusal in refusals),
+    )
+
+
+def _tried(test: KnownAnswer, bench: Bench) -> Result:
+    started = time.perf_counter()
+    try:
+        reason = test.applies(bench)
+        if reason:
+            return Result(test.name, test.about, "does not apply", reason, "", time.perf_counter() - started)
+        answer = test.run(bench)
+    except Exception as error:  # a defense that breaks fails this test; the others go on
+        found = f"{type(error).__name__}: {error}"
+        return Result(test.name, test.about, "fails", found, "no error", time.perf_counter() - started)
+    outcome = "holds" if answer.holds else "fails"
+    seconds = time.perf_counter() - started
+    return Result(test.name, test.about, outcome, answer.found, answer.expected, seconds)
+
+
+__all__ = ["TESTS", "SelfTests", "check_defense"]
