@@ -81,6 +81,7 @@ class BFV(IntegerSums):
             found.append(
                 (f"the noise of a sum of {rows} ciphertexts could reach its limit", f"set `capacity: {most_rows()}`")
             )
+        found.extend(self.weight_problems(setting))
         if rows * (self.largest_weight or 1) >= 2**ROOM_BITS:
             found.append((f"weights of {rows} rows do not fit a slot", "lower `largest_weight`"))
         return found

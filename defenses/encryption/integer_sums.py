@@ -139,6 +139,15 @@ class IntegerSums(Defense):
         """Rows that one sum must have room for."""
         return rows_expected(where.cohort, self.capacity, slack=2.0 if where.sampling == "poisson" else 1.0)
 
+    def weight_problems(self, setting: Setting) -> Sequence[tuple[str, str]]:
+        """A client with more examples than weights are encrypted for."""
+        if self.largest_weight is None or setting.largest_weight <= self.largest_weight:
+            return ()
+        most = f"{setting.largest_weight:g}"
+        return [
+            (f"a client weighs {most}, and `largest_weight` is {self.largest_weight}", f"set `largest_weight: {most}`")
+        ]
+
     def claims(self, setting: Setting) -> dict[str, float | str]:
         """Key custody and what rounding costs."""
         return {

@@ -78,6 +78,7 @@ class Paillier(IntegerSums):
                     f"use `bfv`, which is some 500 times as fast, or set `most_parameters: {size}`",
                 )
             )
+        found.extend(self.weight_problems(setting))
         if rows >= 2**22 or rows * (self.largest_weight or 1) >= 2**42:
             found.append((f"the count and the weights of {rows} rows do not fit", "lower `capacity`"))
         return found
