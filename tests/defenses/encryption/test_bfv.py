@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tenseal as ts
 import torch
+from digit_federation import digits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sealed_rounds import context, integer_mean, opened, setting, summed
@@ -30,9 +31,12 @@ from fedsec.defenses.encryption.bfv_scheme import (
 from fedsec.defenses.encryption.public_context import pack, unpack
 from fedsec.defenses.encryption.quantised import Lanes
 from fedsec.errors import ConfigurationError
+from fedsec.federation.rounds import Federation
 from fedsec.protocol.compose import check_stack
+from fedsec.protocol.events import Topic
 from fedsec.protocol.payload import Plain, Sealed
 from fedsec.protocol.stage import EnforcedBy
+from fedsec.protocol.view import project
 from fedsec.randomness import generator, numpy_generator
 
 VAULT: dict[str, Any] = {}
@@ -258,3 +262,23 @@ def test_does_not_help_against_poisoning_within_its_range() -> None:
     values[3] = 500.0
     got = opened(BFV(), Plain(values, torch.ones(4)), context(10, 4, vault=vault()))
     assert torch.allclose(got.values[0], torch.full((10,), 0.25), atol=1e-7)
+
+
+def test_in_a_federation_the_server_reads_nothing_and_the_result_is_nearly_that_in_clear() -> None:
+    setup = digits(clients=4, rounds=2)
+    most = int(setup.index.sizes().max())
+    defense = BFV(bound=4.0, bits=16, largest_weight=most)
+    wanted = {topic: frozenset({0, 1}) for topic in (Topic.UPLOAD, Topic.AGGREGATE, Topic.BROADCAST)}
+    sealed, plain = Federation(setup, (defense,), wanted=wanted).run(), Federation(setup).run()
+    assert not defense.problems(setup.setting((defense,)))
+    assert (sealed.released - plain.released).abs().max() < 4 * defense.grid.step
+    assert sealed.diagnostics["bfv.saturated"] == 0
+    server, denied = project(sealed.events, "server", wanted)
+    assert all(torch.equal(event.values, setup.initial) for event in server.events), "the initial model is public"
+    assert {one.topic for one in denied} == set(wanted)
+    both, _ = project(sealed.events, "server+client:3", wanted)
+    assert len(both.of(Topic.UPLOAD)) == 8
+    assert len(both.of(Topic.AGGREGATE)) == 2
+    ((found, fix),) = BFV(largest_weight=most - 1).problems(setup.setting((BFV(largest_weight=most - 1),)))
+    assert str(most) in found
+    assert fix == f"set `largest_weight: {most}`"
