@@ -270,13 +270,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results")
     parser.add_argument("--sizes", nargs="*", default=list(SIZES), choices=list(SIZES))
-    parser.add_argument("--late-only", action="store_true", help="no dropouts before sharing")
+    parser.add_argument("--neighbours", nargs="*", help="only these numbers, `all` for the complete graph")
+    parser.add_argument("--servers", nargs="*", default=["curious", "cheating"], choices=["curious", "cheating"])
+    parser.add_argument(
+        "--late", action="store_true", help="no dropouts before sharing, which need rounds of their own"
+    )
     given = parser.parse_args()
     rows = []
     for name in given.sizes:
         for degree in SIZES[name][2]:
-            for active in (False, True):
-                rows += measure(name, degree, active, early=not given.late_only)
+            if given.neighbours is None or str(degree or "all") in given.neighbours:
+                for server in given.servers:
+                    rows += measure(name, degree, server == "cheating", early=not given.late)
     given.output.mkdir(parents=True, exist_ok=True)
     (given.output / "secure-aggregation.json").write_text(json.dumps(rows, indent=1) + "\n")
     (given.output / "secure-aggregation.md").write_text(table(rows))

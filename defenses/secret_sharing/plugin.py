@@ -64,7 +64,7 @@ class SecretSharing(Defense):
     value_range: Annotated[
         float, Field(gt=0, description="largest magnitude of an entry (units of the parameters); larger ones saturate")
     ] = 1.0
-    max_weight: Annotated[int, Field(ge=1, le=1 << 24, description="largest weight of a client (examples)")] = 1024
+    max_weight: Annotated[int, Field(ge=1, le=16777216, description="largest weight of a client (examples)")] = 1024
     capacity: Annotated[
         int | None,
         Field(ge=2, description="clients that a sum may have; by default twice the cohort, as a power of 2"),
@@ -176,9 +176,9 @@ class SecretSharing(Defense):
         values, weights = update.values[row : row + 1], update.weights[row : row + 1]
         draws = [context.generator("round", context.clients[row])]
         if not context.bound:
-            return fixed.encode_unbound(values, weights, draws)[0]
+            return cast("Words", fixed.encode_unbound(values, weights, draws)[0])
         try:
-            return fixed.encode(values, weights, draws)[0]
+            return cast("Words", fixed.encode(values, weights, draws)[0])
         except ValueError as error:
             hint = f"Set `max_weight: {math.ceil(float(update.weights.max()))}`"
             problem = Problem(
@@ -202,7 +202,7 @@ class SecretSharing(Defense):
         traffic = cast("Traffic", context.vault.setdefault("traffic", Traffic()))
 
         def accepts(shares: Words) -> bool:
-            return bound.accepts(shares, traffic)  # type: ignore[arg-type]  # 64-bit words: `problems` saw to it
+            return bound.accepts(shares, traffic)
 
         return SharingScheme(context.round, size + 1, self.ring, fixed.capacity, dtype, tuple(helpers), accepts)
 

@@ -144,7 +144,7 @@ class Client:
         for peer in self._held:
             seed = mask_seed(self._mask_key, self._peers[peer][1], terms=terms, pair=(self.number, peer))
             add_mask(masked, seed, subtract=peer < self.number)
-        return terms.message(Step.MASKED, self.number, memoryview(masked).cast("B"))
+        return terms.message(Step.MASKED, self.number, masked.data.cast("B"))
 
     def agree(self, survivors: bytes) -> bytes:
         """A signature on the list of clients whose rows arrived; only if the server may cheat.

@@ -77,7 +77,7 @@ class SecureAggregation(Defense):
     bits: Annotated[
         int | None, Field(ge=8, le=40, description="of one value before it is weighed; by default as many as fit")
     ] = None
-    max_weight: Annotated[int, Field(ge=1, le=1 << 24, description="largest weight of a client (examples)")] = 1024
+    max_weight: Annotated[int, Field(ge=1, le=16777216, description="largest weight of a client (examples)")] = 1024
     capacity: Annotated[
         int | None,
         Field(ge=2, description="clients that a round may have; by default twice the cohort, as a power of 2"),
@@ -235,9 +235,9 @@ class SecureAggregation(Defense):
         values, weights = update.values[row : row + 1], update.weights[row : row + 1]
         draws = [context.generator("round", context.clients[row])]
         if not context.bound:
-            return fixed.encode_unbound(values, weights, draws)[0]
+            return cast("Words", fixed.encode_unbound(values, weights, draws)[0])
         try:
-            return fixed.encode(values, weights, draws)[0]
+            return cast("Words", fixed.encode(values, weights, draws)[0])
         except ValueError as error:
             largest = math.ceil(float(update.weights.max()))
             hint = f"Set `max_weight: {largest}` (and `ring: 64` if the planner then finds too few bits)"

@@ -46,9 +46,10 @@ def add_mask(row: Words, seed: bytes, *, subtract: bool = False) -> None:
     stream = Cipher(algorithms.ChaCha20(seed, bytes(16)), mode=None).encryptor()
     per_block = _BLOCK // row.itemsize
     # update_into wants room for one more block of the cipher
-    buffer = np.empty(_BLOCK + 64, np.uint8)
+    buffer = bytearray(_BLOCK + 64)
+    words = np.frombuffer(buffer, row.dtype)
     operation = np.subtract if subtract else np.add
     for start in range(0, len(row), per_block):
         part = row[start : start + per_block]
         stream.update_into(memoryview(_ZEROS)[: part.nbytes], buffer)
-        operation(part, buffer[: part.nbytes].view(row.dtype), out=part)
+        operation(part, words[: len(part)], out=part)

@@ -11,11 +11,13 @@ import torch
 
 from fedsec.audit.transcripts import pack, unpack
 from fedsec.defenses.secret_sharing.plugin import SecretSharing
+from fedsec.defenses.secure_aggregation.differencing import solved_by_differencing
 from fedsec.defenses.secure_aggregation.plugin import SecureAggregation
 from fedsec.federation import rounds
 from fedsec.federation.population import Participation
 from fedsec.federation.rounds import Federation
-from fedsec.federation.setup import FederationSetup
+from fedsec.federation.setup import FederationSetup, ServerStep
+from fedsec.federation.training import LocalTraining
 from fedsec.protocol.events import Topic
 from fedsec.protocol.stage import Defense
 from fedsec.protocol.view import project
@@ -102,3 +104,32 @@ def test_weights_that_do_not_fit_are_found_before_training(make_setup: Callable[
     assert "a client weighs 20" in defense.problems(setup.setting((defense,)))[0][0]
     once = dataclasses.replace(setup, weighting="uniform")
     assert not defense.problems(once.setting((defense,)))
+
+
+def test_overlapping_cohorts_give_single_clients_away(make_setup: Callable[..., FederationSetup]) -> None:
+    """The attack that masking cannot stop: cohorts of different sizes, a model that hardly moves, sums that are open."""
+    setup = make_setup(
+        clients=6,
+        rounds=10,
+        participation=Participation(clients_per_round=5, sampling="poisson"),
+        local=LocalTraining(epochs=1, batch_size=None, learning_rate=0.1),
+        server=ServerStep(learning_rate=1e-6),
+    )
+    every = frozenset(range(10))
+    plain = Federation(setup, wanted={Topic.UPLOAD: every}).run()
+    masked = Federation(setup, (SecureAggregation(),), wanted={Topic.UPLOAD: every, Topic.AGGREGATE: every}).run()
+    assert seen(masked.events, "server", Topic.UPLOAD) == 0
+    aggregates = project(masked.events, "server", [Topic.AGGREGATE])[0].events
+    sums = torch.stack([event.values.double() * event.weight for event in aggregates])
+    # who takes part is no secret from the server
+    cohorts = [[int(e.sender.partition(":")[2]) for e in masked.events if e.topic == Topic.UPLOAD and e.round == r]
+               for r in sorted(every)]  # fmt: skip
+    solved = solved_by_differencing(sums, cohorts)
+    truth = {e.sender: e.payload for e in plain.events}
+    assert len(solved) >= 4
+    for client, update in solved.items():
+        own = truth[f"client:{client}"].values[0].double()  # type: ignore[union-attr]
+        assert torch.cosine_similarity(update, own, dim=0) > 0.99
+    same = Federation(make_setup(clients=6, rounds=4), (SecureAggregation(),), wanted={Topic.AGGREGATE: every}).run()
+    totals = torch.stack([e.values for e in project(same.events, "server", [Topic.AGGREGATE])[0].events])
+    assert solved_by_differencing(totals, [range(6)] * 4) == {}
