@@ -33,7 +33,9 @@ class IntegerKeys(Protocol):
 class IntegerScheme(Protocol):
     """The public side of a scheme that encrypts a row ``[1, w, codes]`` chunk by chunk."""
 
-    key_id: str
+    @property
+    def key_id(self) -> str:
+        """Says which secret key opens a row, and nothing more."""
 
     def chunks(self, row: Integers) -> Iterator[bytes]:
         """What each ciphertext of a row encrypts."""

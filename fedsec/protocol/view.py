@@ -127,13 +127,13 @@ def project(transcript: Iterable[Event], position: str, topics: Iterable[Topic])
     for event in transcript:
         if event.topic not in wanted:
             continue
+        clear, where = _readable(event, coalition)
         if not receives(event, coalition):
             reason = f"sent by {event.sender} to {', '.join(sorted(event.receivers))[:60]}, not to {position}"
             reason = reason if event.topic != Topic.UPLOAD else f"uploads go to the server, not to {position}"
-        elif (read := _readable(event, coalition))[0] is None:
+        elif clear is None:
             reason = f"{event.payload.kind}: {position} receives it and cannot open it"
         else:
-            clear, where = read
             seen.append(
                 Seen(
                     round=event.round,
