@@ -11,7 +11,20 @@ from typing import Any
 
 from jinja2 import ChainableUndefined, Environment, PackageLoader
 
-from . import breakdown, costs, exhibits, findings, format, frontier, ledger, overview, passes, robustness, strongest
+from . import (
+    breakdown,
+    costs,
+    exhibits,
+    findings,
+    format,
+    frontier,
+    ledger,
+    overview,
+    passes,
+    robustness,
+    selftests,
+    strongest,
+)
 from .document import Audit, read, rows, table, texts
 from .findings import MOST_CURVES
 from .images import Budget
@@ -77,6 +90,7 @@ def _page(audit: Audit, image_bytes: int, most_curves: int) -> str:
             oracles=any(texts(entry, "oracles") for entry in audit.attacks.values()),
             doubted=any(c.get("passed") is False for f in audit.findings.values() for c in rows(f, "checks")),
             claims=costs.claims(audit),
+            selftests=selftests.selftests(audit),
             gaps=costs.gaps(audit, anchors),
             openings=ledger.openings(audit),
             withheld=exhibits.originals_withheld(audit),

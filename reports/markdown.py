@@ -13,6 +13,7 @@ from .format import among
 from .images import Budget
 from .overview import Anchors, Cell
 from .robustness import robustness
+from .selftests import selftests
 from .strongest import Found, strongest
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
@@ -39,6 +40,7 @@ def render(document: Mapping[str, Any]) -> str:
         *_costs(audit, anchors),
         *_openings(audit),
         *_claims(audit),
+        *_selftests(audit),
         *_gaps(audit, anchors),
     ]
     return "\n\n".join(parts) + "\n"
@@ -178,6 +180,11 @@ def _claims(audit: Audit) -> list[str]:
         for c in costs.claims(audit)
     ]
     return ["## Claims", _table(["stack", "defense", "claim"], body)] if body else []
+
+
+def _selftests(audit: Audit) -> list[str]:
+    body = [[escape(t.defense), escape(", ".join(t.stacks)), escape(t.verdict)] for t in selftests(audit)]
+    return ["## Known answers of the defenses", _table(["defense", "in", "outcome"], body)] if body else []
 
 
 def _gaps(audit: Audit, anchors: Anchors) -> list[str]:

@@ -18,6 +18,7 @@ from fedsec.audit.environment import describe
 from fedsec.audit.plan import Plan, check_stacks, make_plan
 from fedsec.audit.progress import make_display
 from fedsec.audit.results import Assembly
+from fedsec.audit.selftested import selftested
 from fedsec.audit.store import Store
 from fedsec.audit.verdict import ExitCode, coverage, exit_code, judge
 from fedsec.config import load_config, load_configs
@@ -136,6 +137,7 @@ class Audit:
         jobs: int | None = None,
         only: Iterable[str] = (),
         progress: str = "auto",
+        check_defenses: bool = False,
     ) -> AuditResult:
         """Run what is not finished yet, and write ``audit.json`` and ``report.html``.
 
@@ -145,6 +147,8 @@ class Audit:
             jobs: worker processes; by default one per core; 0 runs in this process.
             only: filters such as ``attack=dlg``.
             progress: ``auto``, ``rich``, ``plain``, ``json`` or ``none``.
+            check_defenses: try the known answers of every defense too (`fedsec.selftests`), once: what was found is
+                kept, and stands in the result of later runs without asking.
         """
         folder = Path(output) if output is not None else self.default_output()
         builder = Builder(self.config)
@@ -156,6 +160,8 @@ class Audit:
         with Store(folder / "store", fresh=fresh) as store:
             run = execute(self.config, plan, store, jobs=jobs, display=make_display(progress))
             document = self._document(builder, plan, store, run, jobs)
+            if tested := selftested(self.config.stacks, store.artifacts, run=check_defenses and not run.interrupted):
+                document["selftests"] = tested
         code = exit_code(document["verdict"], interrupted=run.interrupted)
         write(document, folder)
         return AuditResult(document, code, folder)

@@ -34,18 +34,24 @@ def audit(
     overrides: list[str],
     device: str | None,
     progress: str,
+    check_defenses: bool = False,
 ) -> int:
     """Run the audits of a file; returns the worst of their exit codes."""
     audits = Audit.load_all(path, _overrides(overrides, device))
     if len(audits) == 1:
-        result = audits[0].run(output, fresh=fresh, jobs=jobs, only=only, progress=progress)
+        result = audits[0].run(
+            output, fresh=fresh, jobs=jobs, only=only, progress=progress, check_defenses=check_defenses
+        )
         _tell(result)
         return int(result.exit_code)
     base = output if output is not None else audits[0].default_output()
     results = []
     for one in audits:
         _say(f"{one.config.name}:")
-        results.append(one.run(base / _slug(one.config.name), fresh=fresh, jobs=jobs, only=only, progress=progress))
+        folder = base / _slug(one.config.name)
+        results.append(
+            one.run(folder, fresh=fresh, jobs=jobs, only=only, progress=progress, check_defenses=check_defenses)
+        )
         _tell(results[-1])
         if results[-1].exit_code == ExitCode.INTERRUPTED:
             break

@@ -27,6 +27,7 @@ _RUNNING = (
 )
 LIBRARIES = ("torch", "numpy", "scipy", "scikit-learn", "tenseal", "opacus")
 TRAINING_CODE = ("data", "epsilon", "federation", "models", "protocol", *_RUNNING)
+TESTING_CODE = ("epsilon", "federation", "models", "protocol", "selftests")
 JUDGING_CODE = ("epsilon", "judges", "statistics", *_RUNNING)
 
 

@@ -150,6 +150,9 @@ def audit(
     progress: Annotated[
         Literal["auto", "rich", "plain", "json", "none"], typer.Option(help="On standard error.")
     ] = "auto",
+    check_defenses: Annotated[
+        bool, typer.Option("--check-defenses", help="Try the known answers of every defense too.")
+    ] = False,
 ) -> None:
     """Train, attack and measure; running it again resumes."""
     given = [*(overrides or []), *([f"device={device}"] if device else [])]
@@ -167,6 +170,7 @@ def audit(
                 overrides=overrides or [],
                 device=device,
                 progress=progress,
+                check_defenses=check_defenses,
             )
         )
     )

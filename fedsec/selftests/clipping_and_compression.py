@@ -26,11 +26,11 @@ def clips(bench: Bench) -> str:
 def clip_bound(bench: Bench) -> Answer:
     """Rows of every size: none leaves longer than the bound, and what fits passes."""
     bound = float(bench.defense.parameters()["clip_norm"])
-    directions = bench.updates(size=1.0)
-    directions = directions / directions.norm(dim=1, keepdim=True)
     sizes = bound * torch.tensor([0.0, 1e-9, 0.5, 0.999, 1.001, 2.0, 1e6, 1e30])
+    directions = bench.updates(len(sizes), size=1.0)
+    directions = directions / directions.norm(dim=1, keepdim=True)
     values = directions * sizes[:, None]
-    rows = bench.round(bench.stages(), values, bench.weights()).rows
+    rows = bench.round(bench.stages(), values).rows
     longest = float(rows.norm(dim=1).max())
     fits = sizes <= bound
     if not torch.isfinite(rows).all():

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
-from fedsec.protocol.payload import Plain
+from fedsec.federation.mean import mean
+from fedsec.protocol.cohort import Cohort
+from fedsec.protocol.payload import Payload, Plain
 from fedsec.selftests.answers import Answer, KnownAnswer, below
 from fedsec.selftests.bench import CLIENTS, Bench
 
@@ -16,13 +20,36 @@ def acts(bench: Bench) -> str:
     return "" if bench.changes_rounds else "it does nothing to updates"
 
 
+class _ChangedError(Exception):
+    """A hook changed what it was given."""
+
+
+def _watched(hook: str, given: Payload, call: Callable[[Payload], Payload]) -> Payload:
+    if not isinstance(given, Plain):
+        return call(given)  # bytes cannot be changed in place
+    values, weights = given.values.clone(), given.weights.clone()
+    result = call(given)
+    if not (torch.equal(given.values, values) and torch.equal(given.weights, weights)):
+        raise _ChangedError(f"{hook} changed its input in place")
+    return result
+
+
 def untouched(bench: Bench) -> Answer:
-    """Inputs before and after."""
+    """What each hook is given, before and after."""
+    stages, everyone = bench.stages(), tuple(range(CLIENTS))
     values, weights = bench.updates(size=0.5), bench.weights()
-    before, counted = values.clone(), weights.clone()
-    bench.round(bench.stages(), values, weights)
-    same = torch.equal(values, before) and torch.equal(weights, counted)
-    return Answer(same, "unchanged" if same else "the input was changed in place", "unchanged")
+    if bench.defense.unit_weights:
+        weights = torch.ones_like(weights)
+    stages.participants = everyone
+    given = Plain(values, weights)
+    try:
+        sealed = _watched("seal", given, lambda _: stages.before_upload(given, 0, everyone, bound=True))
+        arrived = _watched("receive", sealed, lambda rows: stages.on_arrival(rows, 0, everyone))
+        summed = mean(Cohort([(everyone, arrived)]), size=values.shape[1], like=values[0])
+        _watched("open", summed, lambda row: stages.opening(row, 0, ())[-1])
+    except _ChangedError as changed:
+        return Answer(False, str(changed), "unchanged")
+    return Answer(True, "unchanged", "unchanged")
 
 
 def chunks(bench: Bench) -> Answer:

@@ -9,7 +9,7 @@ from typing import Any
 from fedsec.protocol.compose import check_stack
 from fedsec.protocol.stage import Defense
 from fedsec.selftests import clipping_and_compression, conduct, mechanisms, secrets_held, sums
-from fedsec.selftests.answers import KnownAnswer, Result
+from fedsec.selftests.answers import KnownAnswer, Outcome, Result
 from fedsec.selftests.bench import Bench, setting_of
 
 TESTS: tuple[KnownAnswer, ...] = (
@@ -87,7 +87,7 @@ def _tried(test: KnownAnswer, bench: Bench) -> Result:
     except Exception as error:  # a defense that breaks fails this test; the others go on
         found = f"{type(error).__name__}: {error}"
         return Result(test.name, test.about, "fails", found, "no error", time.perf_counter() - started)
-    outcome = "holds" if answer.holds else "fails"
+    outcome: Outcome = "holds" if answer.holds else "fails"
     seconds = time.perf_counter() - started
     return Result(test.name, test.about, outcome, answer.found, answer.expected, seconds)
 

@@ -39,7 +39,7 @@ TWINS = {
     "secret key in the server's context": (SecretAtTheServer(), ("server-holds-no-key",)),
     "top-k without residual claimed unbiased": (UnbiasedTopK(), ("unbiased",)),
     "a DP that forgets rounds": (ForgetsRounds(), ("composition",)),
-    "a stage that changes its input": (ChangesItsInput(), ("input-unchanged", "chunks")),
+    "a stage that changes its input": (ChangesItsInput(), ("input-unchanged",)),
     "noise by place": (NoiseByPlace(), ("chunks",)),
 }  # fmt: skip
 
