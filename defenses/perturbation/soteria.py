@@ -145,7 +145,7 @@ def last_dense(model: FlatModel) -> str:
     Raises:
         ConfigurationError: there is none.
     """
-    names = [name for name, part in model.module.named_modules() if isinstance(part, nn.Linear)]
+    names: list[str] = [name for name, part in model.module.named_modules() if isinstance(part, nn.Linear)]
     if not names:
         raise _unusable(model.name, "a model with a fully connected layer")
     return names[-1]

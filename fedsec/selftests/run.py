@@ -6,6 +6,9 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
+from fedsec.federation.engines import one_thread
 from fedsec.protocol.compose import check_stack
 from fedsec.protocol.stage import Defense
 from fedsec.selftests import clipping_and_compression, conduct, mechanisms, secrets_held, sums
@@ -68,11 +71,13 @@ def check_defense(defense: Defense, *, seed: int = 0) -> SelfTests:
         seed: of what the bench draws.
     """
     bench = Bench(defense, seed)
+    with one_thread(torch.device("cpu")):
+        results = tuple(_tried(test, bench) for test in TESTS)
     refusals = check_stack((defense,), setting_of(stack=defense.name))
     return SelfTests(
         defense=defense.name,
         parameters=dict(defense.parameters()),
-        results=tuple(_tried(test, bench) for test in TESTS),
+        results=results,
         alone=tuple(f"{refusal.found}: {refusal.why}" for refusal in refusals),
     )
 

@@ -83,6 +83,30 @@ def dropouts(bench: Bench) -> Answer:
     return Answer(not wrong, found, "the sum of those who stayed, or nothing")
 
 
+def vanishing(bench: Bench) -> str:
+    """Masked rows of a defense that simulates clients that vanish later."""
+    return masked(bench) or ("" if bench.has("vanish") else "it has no `vanish`")
+
+
+def later_dropouts(bench: Bench) -> Answer:
+    """Clients that vanish after their row arrived: the sum of all rows that arrived, or nothing."""
+    wrong: list[str] = []
+    recovered: list[str] = []
+    for share in (0.1, 0.25, 0.5, 0.9):
+        one = bench.with_parameters(vanish=share)
+        done = one.round(one.stages(), bench.updates(), bench.weights())
+        if done.weight == 0.0:
+            if bool((done.mean != 0).any()):
+                wrong.append(f"{share:.0%} gone: numbers of weight 0")
+            continue
+        recovered.append(f"{share:.0%}")
+        error = float((done.mean - done.right).abs().max())
+        if error > bench.resolution + 1e-7 or abs(done.weight - float(done.given.weights.sum())) > 1e-6:
+            wrong.append(f"{share:.0%} gone: off by {error:.2g}")
+    found = "; ".join(wrong) or f"right with {', '.join(recovered) or 'none'} gone, nothing with more"
+    return Answer(not wrong, found, "the sum of the rows that arrived, or nothing")
+
+
 def threshold(bench: Bench) -> Answer:
     """Who opens one masked row, as the payload itself says it, against the claim."""
     stages = bench.stages()
@@ -112,5 +136,8 @@ TESTS = (
     KnownAnswer("sum-of-rows", "Is the opened sum exactly the sum of the rounded rows", hidden, sum_of_rows),
     KnownAnswer("one-client", "Does a round with one client give its row or nothing", hidden, one_client),
     KnownAnswer("dropouts", "Do clients that vanish leave the right sum or nothing", masked, dropouts),
+    KnownAnswer(
+        "later-dropouts", "Do clients that vanish later leave the right sum or nothing", vanishing, later_dropouts
+    ),
     KnownAnswer("collusion-threshold", "Do fewer than the threshold open nothing", masked, threshold),
 )
