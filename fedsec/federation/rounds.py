@@ -374,7 +374,7 @@ class Federation:
                     receivers=frozenset({"server"}),
                     payload=one,
                     about={"examples": sizes[index[row]]} if self._counts_travel and in_clear(one) is not None else {},
-                    opened=self.stages.peek(one, number, (client,)),
+                    opened=_rounded(self.stages.peek(one, number, (client,)), self.model),
                 )
         yield ids, self.stages.on_arrival(payload, number, ids)
 
@@ -394,7 +394,7 @@ class Federation:
             receivers=self.stages.holders,
             payload=aggregate,
             about={"examples": examples} if self._counts_travel and in_clear(aggregate) is not None else {},
-            opened=readable if sealed else None,
+            opened=_rounded(readable, self.model) if sealed else None,
         )
         # Behind sealed uploads the server forwards the sealed aggregate: it never holds the next model in clear.
         self._sealed_model = aggregate if sealed and "server" not in self.stages.holders else self._sealed_model
@@ -417,6 +417,13 @@ class Federation:
         for number, client in self.stages.excluded:
             counts[number][0 if self.population.controlled[client] else 1] += 1
         return tuple((a, b) for a, b in counts)
+
+
+def _rounded(opened: Plain | None, model: Tensor) -> Plain | None:
+    """What was opened in the precision of the federation; a stage may have summed in a finer one."""
+    if opened is None or opened.values.dtype == model.dtype:
+        return opened
+    return Plain(opened.values.to(model.dtype), opened.weights)
 
 
 def _one(vector: Tensor) -> Plain:
