@@ -41,7 +41,7 @@ def noise_of_updates(noise_multiplier: float, count_noise: float) -> float:
             f"noise of {count_noise:g} in the count of unclipped updates spends more than a noise multiplier of "
             f"{noise_multiplier:g} allows"
         )
-    return left**-0.5
+    return 1 / math.sqrt(left)
 
 
 def next_clip_norm(clip_norm: float, unclipped: float, *, quantile: float, rate: float) -> float:

@@ -49,7 +49,7 @@ def discrete_gaussian(variance: int, size: int, random: np.random.Generator) -> 
         accepted = drawn[_coin_exp(above, 2 * variance * scale**2, random)]
         found.append(accepted[:missing])
         missing -= len(found[-1])
-    return np.concatenate(found) if found else np.zeros(0, np.int64)
+    return np.concatenate([np.zeros(0, np.int64), *found])
 
 
 def discrete_laplace(scale: int, tries: int, random: np.random.Generator) -> Whole:
@@ -64,7 +64,8 @@ def discrete_laplace(scale: int, tries: int, random: np.random.Generator) -> Who
     magnitude = low + scale * high
     negative = random.integers(0, 2, len(low)) == 1
     kept = ~(negative & (magnitude == 0))
-    return np.where(negative, -magnitude, magnitude)[kept]
+    signed: Whole = np.where(negative, -magnitude, magnitude)[kept]
+    return signed
 
 
 def _coin_exp(above: Whole, below: int, random: np.random.Generator) -> Flags:
@@ -91,7 +92,8 @@ def _coin_exp_small(above: Whole, below: int, random: np.random.Generator) -> Fl
         going = going[random.integers(0, below * k, len(going)) < above[going]]
         runs[going] += 1
         k += 1
-    return runs % 2 == 0
+    even: Flags = runs % 2 == 0
+    return even
 
 
 def rounded_norm(clip: float, dimension: int, beta: float) -> float:

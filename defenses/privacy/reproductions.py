@@ -9,8 +9,8 @@ from typing import Any
 from fedsec.audit.build import Builder
 from fedsec.config import config_from
 from fedsec.federation.rounds import Federation
+from fedsec.parameters import rebuild
 from fedsec.protocol.stage import Defense
-from fedsec.registry import rebuild
 
 from .client_level import ClientLevelDP
 from .sample_level import SampleLevelDP
@@ -39,7 +39,7 @@ def trained(federation: Mapping[str, Any], stack: tuple[Defense, ...], *, seed: 
         "version": 1,
         "name": "privacy",
         "federation": dict(federation),
-        "attacks": ["loss-threshold"],
+        "attacks": [],
         "seeds": [seed],
         "device": "cpu",
     }

@@ -58,7 +58,8 @@ class Whole:
 
     def squares(self) -> Tensor:
         """See `LayerGradient.squares`."""
-        return torch.linalg.vector_norm(self.values.flatten(2), dim=2).square()
+        norms: Tensor = torch.linalg.vector_norm(self.values.flatten(2), dim=2)
+        return norms.square()
 
     def total(self, factors: Tensor) -> Tensor:
         """See `LayerGradient.total`."""
