@@ -59,6 +59,11 @@ class Helper:
     private: X25519PrivateKey = field(default_factory=X25519PrivateKey.generate, repr=False)
 
     @property
+    def party(self) -> str:
+        """Whose it is: what it holds is not the leader's."""
+        return f"helper:{self.number + 1}"
+
+    @property
     def public(self) -> bytes:
         """Its public key."""
         return self.private.public_key().public_bytes_raw()

@@ -49,7 +49,7 @@ class SecretSharing(Defense):
         venue="NSDI 2017",
         where="section 3 (sums of additive shares); instead of its proofs the check computes on shares (Beaver 1991)",
     )
-    cost: ClassVar[str] = "servers that do not collude; with a norm bound, some kilobytes between them per value"
+    cost: ClassVar[str] = "servers that do not collude; with a norm bound, 640 bytes per value between two of them"
     guarantee: ClassVar[Guarantee] = Guarantee(
         protects="single updates and their weights",
         against="all servers but one together, whoever listens to the channels, and other clients",
