@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -82,6 +83,8 @@ def test_secrets_are_found_wherever_they_hide() -> None:
     assert not list(secrets_in({"public": [key.public_key(), b"some bytes that are no context" * 9]}, "s"))
     (found,) = secrets_in({"a": ({"b": [key]},)}, "scheme")
     assert found.startswith("scheme['a'][0]['b'][0]: ")
+    assert not list(secrets_in([SimpleNamespace(party="helper:1", key=key)], "s"))
+    assert len(list(secrets_in([SimpleNamespace(party="server", key=key)], "s"))) == 1
     loop: dict[str, object] = {}
     loop["self"] = loop
     assert not list(secrets_in(loop, "s"))
