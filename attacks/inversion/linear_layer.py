@@ -183,8 +183,9 @@ class LinearLayerInversion(Inversion):
         low, high = facts.info.bounds or (0.0, 1.0)
         layer = first_layer(facts.model, victim.model, shape)
         weight, bias = layer.slots.read(victim.update)
-        # entries that clipping by value cut off say nothing; a row whose bias was cut off says nothing at all
-        cut_weight, cut_bias = layer.slots.read(saturated(victim.update.unsqueeze(0))[0])
+        # entries that clipping by value cut off, or that are sealed, say nothing; a row without its bias nothing at all
+        cut = saturated(victim.update.unsqueeze(0))[0]
+        cut_weight, cut_bias = layer.slots.read(cut if victim.where is None else cut | ~victim.where)
         keep_entries = ~cut_weight if cut_bias is None else ~(cut_weight | cut_bias.unsqueeze(1))
         ends = torch.stack([low * layer.scale + layer.shift, high * layer.scale + layer.shift])
         bounds = ends.amin(0), ends.amax(0)

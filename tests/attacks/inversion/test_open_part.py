@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from fedsec.attacks.inversion.linear_layer import LinearLayerInversion
 from fedsec.attacks.inversion.matching import cosine_distance, squared_distance
 from fedsec.attacks.inversion.observed import observe
-from fedsec.attacks.inversion.victims import victims
+from fedsec.attacks.inversion.victims import Victim, victims
 from fedsec.protocol.events import Topic
 from fedsec.protocol.view import Seen, View
 from fedsec.randomness import generator
@@ -50,3 +52,39 @@ def test_victims_know_where_they_were_read(networks):
     )
     (victim,) = victims(View("server", (event,)), Facts, targets=1)
     assert torch.equal(victim.where, where[: Facts.model.layout.trainable])
+
+
+class Sees64:
+    """Public facts of 8 x 8 images in [0, 1]."""
+
+    class info:
+        input_shape = (1, 8, 8)
+        bounds = (0.0, 1.0)
+
+
+@pytest.mark.parametrize("examples", [1, 3])
+def test_four_fifths_of_the_coordinates_give_whole_images(networks, examples):
+    """What is sealed at random is told by other rows; what is sealed of every row is not."""
+    facts = Sees64()
+    facts.model = networks["softmax"]()
+    draw = generator("half", examples)
+    x = torch.rand(examples, 64, generator=draw)
+    owner = torch.arange(10) % examples
+    delta = torch.rand(10, generator=draw) + 0.5
+    update = torch.cat([(delta[:, None] * x[owner]).flatten(), delta])
+    share = 0.2 if examples == 1 else 0.0
+    where = torch.rand(650, generator=draw) >= share
+    if examples == 3:  # one pixel of one row of each example
+        where[torch.arange(3) * 64 + 5] = False
+
+    def read(mask):
+        victim = Victim(
+            round=0, sender="client:0", update=update.masked_fill(~mask, 0.0), model=facts.model.vector(),
+            examples=examples, trainers=1, where=mask,
+        )  # fmt: skip
+        return LinearLayerInversion().read(victim, examples, facts)[0].flatten(1)
+
+    assert float((torch.cdist(x, read(where)).amin(1)).max()) < 1e-4
+    hidden = where.clone()
+    hidden[torch.arange(10) * 64 + 7] = False
+    assert float((torch.cdist(x, read(hidden)).amin(1)).max()) > 0.1
