@@ -282,9 +282,14 @@ def main():
             if given.neighbours is None or str(degree or "all") in given.neighbours:
                 for server in given.servers:
                     rows += measure(name, degree, server == "cheating", early=not given.late)
-    given.output.mkdir(parents=True, exist_ok=True)
-    (given.output / "secure-aggregation.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (given.output / "secure-aggregation.md").write_text(table(rows))
+                    write(given.output, rows)
+
+
+def write(folder, rows):
+    """The results so far."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "secure-aggregation.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (folder / "secure-aggregation.md").write_text(table(rows))
 
 
 if __name__ == "__main__":
