@@ -122,8 +122,9 @@ class LinearLayerInversion(Inversion):
     One example behind the update: least squares over all rows, exact whatever the number of local steps. Several:
     clusters of rows (`distinct_inputs`); exact for examples that are alone in a row. A layer without a bias gives the
     direction of the input only, scaled to the bounds. Labels are read from the head where the model has one
-    (a multiset: which image has which label is not claimed). Updates that carry weight decay, momentum or adaptive
-    scaling of coordinates blur the ratio for batches; nothing is undone.
+    (a multiset: which image has which label is not claimed). Where a part of the update is sealed, one example is read
+    off the open entries of all rows, several off rows that are open as a whole. Updates that carry weight decay,
+    momentum or adaptive scaling of coordinates blur the ratio for batches; nothing is undone.
     """
 
     name: ClassVar[str] = "linear-layer-inversion"

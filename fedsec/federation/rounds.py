@@ -245,6 +245,7 @@ class Federation:
         if isinstance(sealed, Sealed) and sealed.open_part is not None:
             # who reads sums of the open coordinates knows the model there, and elsewhere the initial one
             known = _one(torch.where(sealed.open_part.where, self.model, self.setup.initial))
+            known = replace(known, code=sealed.open_part.plain.code)
             sealed = replace(sealed, open_part=OpenPart(known, sealed.open_part.where))
         self.transcript.record(
             Topic.BROADCAST,
