@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -24,6 +24,9 @@ from .messages import Aborted, Terms
 from .ring import Words
 from .scheme import MaskedScheme, read_sum
 from .session import Session
+
+if TYPE_CHECKING:
+    from fedsec.selftests.answers import KnownAnswer
 
 _LEAST_BITS = 8
 """Fewer levels than 2**8 are no resolution to train with."""
@@ -163,6 +166,12 @@ class SecureAggregation(Defense):
             claims["risk_unmasked"], claims["risk_aborted"] = unmasked, lost
             claims["risk_setting"] = "a round in which 20% collude and 10% vanish, drawn at random (union bounds)"
         return claims
+
+    def known_answers(self) -> tuple[KnownAnswer, ...]:
+        """What only the protocol itself can show; see `fedsec.selftests.run`."""
+        from .rehearsal import KNOWN_ANSWERS
+
+        return KNOWN_ANSWERS
 
     def seal(self, update: Payload, context: RoundContext) -> Masked:
         """Fixed point, then the masked row of the protocol.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -64,7 +65,7 @@ class SelfTests:
 
 
 def check_defense(defense: Defense, *, seed: int = 0) -> SelfTests:
-    """Try every known answer that applies.
+    """Try every known answer that applies, and those that the defense brings along.
 
     Args:
         defense: with the parameters to be tried.
@@ -72,7 +73,7 @@ def check_defense(defense: Defense, *, seed: int = 0) -> SelfTests:
     """
     bench = Bench(defense, seed)
     with one_thread(torch.device("cpu")):
-        results = tuple(_tried(test, bench) for test in TESTS)
+        results = tuple(_tried(test, bench) for test in (*TESTS, *_own(defense)))
     refusals = check_stack((defense,), setting_of(stack=defense.name))
     return SelfTests(
         defense=defense.name,
@@ -80,6 +81,12 @@ def check_defense(defense: Defense, *, seed: int = 0) -> SelfTests:
         results=results,
         alone=tuple(f"{refusal.found}: {refusal.why}" for refusal in refusals),
     )
+
+
+def _own(defense: Defense) -> tuple[KnownAnswer, ...]:
+    """Known answers that a defense brings along, in a method ``known_answers``: of a protocol of its own."""
+    brought: Callable[[], Iterable[KnownAnswer]] | None = getattr(defense, "known_answers", None)
+    return () if brought is None else tuple(brought())
 
 
 def _tried(test: KnownAnswer, bench: Bench) -> Result:
