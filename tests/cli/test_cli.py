@@ -178,7 +178,7 @@ def test_configuration_errors_are_lines_with_a_count(fedsec, commands, starter: 
 def test_audit_passes_everything_on_and_exits_with_its_code(fedsec, commands, starter: Path) -> None:
     code, _, _ = fedsec(
         "audit", str(starter), "-o", "out", "--fresh", "--jobs", "2", "--only", "attack=dlg", "--only", "stack=none",
-        "--set", "federation.rounds=3", "--device", "cpu", "--progress", "json",
+        "--set", "federation.rounds=3", "--device", "cpu", "--progress", "json", "--check-defenses",
     )  # fmt: skip
     assert code == 3
     assert commands == [
@@ -193,6 +193,7 @@ def test_audit_passes_everything_on_and_exits_with_its_code(fedsec, commands, st
                 "overrides": ["federation.rounds=3"],
                 "device": "cpu",
                 "progress": "json",
+                "check_defenses": True,
             },
         )
     ]
