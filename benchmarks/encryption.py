@@ -268,6 +268,13 @@ def whole_rounds():
     return found
 
 
+PARTS = {
+    "schemes": lambda: {name: fresh("--one", name) for name in SCHEMES},
+    "scaling": lambda: fresh("--scaling"),
+    "rounds": whole_rounds,
+}
+
+
 def table(report):
     """The report as Markdown."""
     schemes, scaled, whole = report["schemes"], report["scaling"], report["rounds"]
@@ -336,6 +343,7 @@ def main():
     parser.add_argument("--one", choices=SCHEMES, help="measure one scheme in this process and print JSON")
     parser.add_argument("--scaling", action="store_true", help="measure processes only and print JSON")
     parser.add_argument("--rounds", choices=("plain1", "bfv1", "plain2", "bfv2"), help="one federation, as JSON")
+    parser.add_argument("--only", choices=PARTS, help="measure one part anew, and keep the others as they are stored")
     given = parser.parse_args()
     if given.one:
         print(json.dumps(one(given.one)))
@@ -344,13 +352,17 @@ def main():
     elif given.rounds:
         print(json.dumps(rounds(given.rounds)))
     else:
-        report = {"machine": machine(), "schemes": {name: fresh("--one", name) for name in SCHEMES}}
-        report["scaling"] = fresh("--scaling")
-        report["rounds"] = whole_rounds()
         RESULTS.mkdir(parents=True, exist_ok=True)
-        (RESULTS / "encryption.json").write_text(json.dumps(report, indent=1) + "\n")
-        (RESULTS / "encryption.md").write_text(table(report))
-        print(table(report))
+        stored = RESULTS / "encryption.json"
+        report = json.loads(stored.read_text()) if given.only and stored.exists() else {}
+        report["machine"] = machine()
+        for part, measure in PARTS.items():
+            if given.only in (None, part):
+                report[part] = measure()
+                stored.write_text(json.dumps(report, indent=1) + "\n")
+        if report.keys() >= PARTS.keys():
+            (RESULTS / "encryption.md").write_text(table(report))
+            print(table(report))
 
 
 if __name__ == "__main__":
