@@ -120,8 +120,11 @@ def _row(values: Tensor) -> npt.NDArray[np.float64]:
 
 
 def _rounded(y: npt.NDArray[np.float64], draw: torch.Generator) -> npt.NDArray[np.float64]:
-    """Whole numbers whose expectation is ``y``."""
-    up = torch.rand(y.shape, generator=draw, dtype=torch.float64).numpy()
+    """Whole numbers whose expectation is ``y``, to 2**-25.
+
+    Draws are odd multiples of 2**-25: what is a whole number but for rounding in float64 stays that number.
+    """
+    up = torch.rand(y.shape, generator=draw, dtype=torch.float32).numpy().astype(np.float64) + 2.0**-25
     return np.asarray(np.floor(y + up), dtype=np.float64)
 
 
