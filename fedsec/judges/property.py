@@ -93,6 +93,11 @@ class _Side:
         tied = [i for i in known if given.sources[i][1] == "server" and abs(of[i] - MOSTLY) < TIE]
         rows = [i for i in known if i not in set(tied)]
         truths = torch.tensor([of[i] > MOSTLY for i in rows], dtype=torch.bool)
+        if tied and not len(truths):
+            return (
+                f"only aggregates could be read, and half of the data behind each of them has the property {name!r}, "
+                "so there is nothing to tell apart"
+            )
         if not len(truths) or truths.all() or not truths.any():
             which = "none of them" if not truths.any() else "all of them"
             return (
