@@ -10,5 +10,10 @@ for name in (
     "benchmarks.inversion",
     "benchmarks.aggregation",
     "benchmarks.evasion",
+    "benchmarks.auto_attack",
+    "benchmarks.adversarial_training",
+    "benchmarks.encryption",
+    "benchmarks.secure_aggregation",
+    "benchmarks.per_sample_gradients",
 ):
     subprocess.run([sys.executable, "-m", name], check=True)
