@@ -58,6 +58,7 @@ class Server:
         self._boxes: dict[int, dict[int, bytes]] = {}
         self._signatures: dict[int, bytes] = {}
         self._revealed: defaultdict[int, dict[int, bytes]] = defaultdict(dict)
+        self._common: dict[int, tuple[frozenset[int], ...]] = {}
         self.sum = MaskedSum(terms)
         self.recovered: tuple[int, ...] = ()
 
@@ -199,12 +200,23 @@ class Server:
     def _open(self, client: int) -> bytes:
         threshold = threshold_of(len(self._neighbours[client]), active_server=self._terms.active_server)
         shares: Mapping[int, bytes] = self._revealed[client]
+        # clients of whom the same holders are asked share Lagrange's coefficients
+        common = next((group for group in self._groups(threshold) if group <= shares.keys()), None)
+        if common is not None:
+            shares = {point: shares[point] for point in common}
         if len(shares) < threshold:
             raise Aborted(f"{len(shares)} shares of {client} are left; {threshold} are needed")
         try:
             return combine(shares, threshold=threshold)
         except ValueError as error:
             raise ProtocolError(f"{client}: {error}") from None
+
+    def _groups(self, threshold: int) -> tuple[frozenset[int], ...]:
+        """The first and the last holders that revealed shares: in a complete graph most clients are missing in one."""
+        if self._common.get(threshold) is None:
+            points = sorted({point for shares in self._revealed.values() for point in shares})
+            self._common[threshold] = (frozenset(points[:threshold]), frozenset(points[-threshold:]))
+        return self._common[threshold]
 
     def _sharing_near(self, client: int) -> list[int]:
         return [v for v in self._neighbours[client] if v in self._boxes]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -46,15 +48,15 @@ def coefficients_at_zero(points: tuple[int, ...]) -> tuple[int, ...]:
 
     Kept, because a server opens many secrets from shares of the same holders.
     """
+    # products of small differences are small, so they are reduced once; one inversion serves all of them
+    below = [math.prod(other - this for other in points if other != this) * this % PRIME for this in points]
+    running = list(itertools.accumulate(below, lambda a, b: a * b % PRIME, initial=1))
+    inverse, above = pow(running[-1], -1, PRIME), math.prod(points) % PRIME
     coefficients = []
-    for this in points:
-        above, below = 1, 1
-        for other in points:
-            if other != this:
-                above = above * other % PRIME
-                below = below * (other - this) % PRIME
-        coefficients.append(above * pow(below, -1, PRIME) % PRIME)
-    return tuple(coefficients)
+    for value, before in zip(reversed(below), reversed(running[:-1]), strict=True):
+        coefficients.append(above * before * inverse % PRIME)
+        inverse = inverse * value % PRIME
+    return tuple(reversed(coefficients))
 
 
 def combine(shares: Mapping[int, bytes], *, threshold: int) -> bytes:
