@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fedsec.audit.build import Builder
 from fedsec.config import config_from
+from fedsec.data.examples import Examples
 from fedsec.federation.rounds import Federation
 from fedsec.parameters import rebuild
 from fedsec.protocol.stage import Defense
@@ -27,13 +29,16 @@ CELLS: dict[str, tuple[int, int, float]] = {
 """Clients, expected cohort and noise multiplier of each federation of the table."""
 
 
-def trained(federation: Mapping[str, Any], stack: tuple[Defense, ...], *, seed: int) -> tuple[float, dict[str, Any]]:
+def trained(
+    federation: Mapping[str, Any], stack: tuple[Defense, ...], *, seed: int, standardise: bool = False
+) -> tuple[float, dict[str, Any]]:
     """Accuracy on the test set of what a federation releases, and what its last defense claims.
 
     Args:
         federation: the section of a configuration.
         stack: of defenses.
         seed: of the federation.
+        standardise: subtract MNIST's mean from all inputs and divide by its deviation.
     """
     raw = {
         "version": 1,
@@ -44,6 +49,9 @@ def trained(federation: Mapping[str, Any], stack: tuple[Defense, ...], *, seed: 
         "device": "cpu",
     }
     setup = Builder(config_from(raw)).setup(seed)
+    if standardise:
+        clients, test = _standardised(setup.split.clients), _standardised(setup.split.test)
+        setup = replace(setup, split=replace(setup.split, clients=clients, test=test))
     result = Federation(setup, stack).run()
     claims = stack[-1].claims(setup.setting(stack)) if stack else {}
     return result.accuracy[-1], dict(claims)
@@ -74,7 +82,7 @@ def opacus_mnist(*, seeds: int = 1) -> Figures:
     }
 
 
-def dp_fedavg_mnist(*, seeds: int = 1) -> Figures:
+def dp_fedavg_mnist(*, seeds: int = 3) -> Figures:
     """DP-FedAvg of a network of 32 hidden units, at five combinations of clients and noise.
 
     Args:
@@ -97,7 +105,7 @@ def dp_fedavg_mnist(*, seeds: int = 1) -> Figures:
         delta = 1 / (10 * clients)
         noisy = ClientLevelDP(clip_norm=CLIP, noise_multiplier=noise or None, delta=delta)
         stack = (noisy,) if noise else (clip,)
-        found = [trained(federation, stack, seed=seed) for seed in range(seeds)]
+        found = [trained(federation, stack, seed=seed, standardise=True) for seed in range(seeds)]
         figures[f"{name} | accuracy"] = _mean([accuracy for accuracy, _ in found])
         if noise:
             figures[f"{name} | epsilon"] = float(found[0][1]["epsilon"])
@@ -105,8 +113,12 @@ def dp_fedavg_mnist(*, seeds: int = 1) -> Figures:
 
 
 CLIP = 0.5
-LEARNING_RATE = 0.2
-"""Of the clients. The source of the table names none."""
+LEARNING_RATE = 0.1
+"""Of the clients. The table names none; with this one the four other cells agree with it to half a point."""
+
+
+def _standardised(examples: Examples) -> Examples:
+    return replace(examples, x=(examples.x - 0.1307) / 0.3081)
 
 
 def _mean(values: list[float]) -> float | tuple[float, float, float]:
