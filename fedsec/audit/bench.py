@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fedsec.audit.build import Builder
@@ -28,24 +27,22 @@ from fedsec.audit.challenge import (
 from fedsec.audit.masks import masking_of
 from fedsec.audit.plan import Cell, Training, wanted_by
 from fedsec.audit.planted import plant
+from fedsec.audit.seeing import briefly, in_reach, ledger_of, rounds_of, see
 from fedsec.audit.shadows import Shadows
 from fedsec.audit.store import Artifacts
+from fedsec.audit.stored import judged, outcome_of, training_document
 from fedsec.audit.transcripts import pack, unpack
 from fedsec.config.schema import AuditConfig
 from fedsec.federation.evaluate import hits
-from fedsec.federation.result import TrainingResult
 from fedsec.federation.rounds import Federation
 from fedsec.federation.setup import FederationSetup
-from fedsec.judges.base import Judge, Judgement, Outcome
+from fedsec.judges.base import Judge, Judgement
 from fedsec.judges.checks import Battery
-from fedsec.protocol.events import Event, Topic
 from fedsec.protocol.outcome import NotApplicable
 from fedsec.protocol.parties import Adversary, Attack, MaliciousServer
 from fedsec.protocol.stage import Defense
-from fedsec.protocol.view import View, coalition_of, implied_aggregates, project
-from fedsec.randomness import generator, numpy_generator
+from fedsec.randomness import generator
 from fedsec.registry import get
-from fedsec.statistics.pooling import pool
 from fedsec.threat import Knowledge
 
 Progress = Callable[[int, int], None]
@@ -119,7 +116,7 @@ class Workbench:
         if setup.info.task != "regression":
             right = result.predictions == setup.split.test.y
             tensors["correct"] = right if right.dim() == 1 else right.double().mean(-1)
-        self.artifacts.write(task.key, _training_document(task, result), tensors)
+        self.artifacts.write(task.key, training_document(task, result), tensors)
 
     def _measure(self, task: Cell, started: float) -> None:
         stack = self._stacks[task.stack]
@@ -140,7 +137,7 @@ class Workbench:
             document["status"], document["reason"] = "not applicable", str(reason)
         tensors: dict[str, Tensor] = {}
         if judgement is not None:
-            tensors = _judged(judgement, document)
+            tensors = judged(judgement, document)
         document["seconds"] = time.perf_counter() - started
         self.artifacts.write(task.key, document, tensors)
 
@@ -155,8 +152,8 @@ class Workbench:
     ) -> Judgement | None:
         """Run a passive attack on what its position can read, or say why it reads nothing."""
         stored = self.artifacts.read(task.transcript)
-        rounds = _rounds(attack, setup)
-        events = tuple(e for e in unpack(stored.document, stored.tensors) if _in_reach(e, rounds))
+        rounds = rounds_of(attack, setup)
+        events = tuple(e for e in unpack(stored.document, stored.tensors) if in_reach(e, rounds))
         planting = None
         if isinstance(attack, MaliciousServer):
             planting = plant(setup, stack, attack, position=position, transcript=events)
@@ -164,12 +161,10 @@ class Workbench:
             document["notes"].extend(planting.notes)
             if planting.blocked:
                 document["status"], document["reason"] = "blocked", planting.blocked
-                document["seen"] = _ledger(f"{position}, {planting.sender}", None, attack, ())
+                document["seen"] = ledger_of(f"{position}, {planting.sender}", None, attack)
                 return None
-        view, seen_events = self._view(setup, attack, position, events, document)
-        document["seen"] = _ledger(
-            f"{position}, {planting.sender}" if planting else position, view, attack, seen_events
-        )
+        view, seen_events = see(setup, attack, position, events, document)
+        document["seen"] = ledger_of(f"{position}, {planting.sender}" if planting else position, view, attack)
         if view is None:
             return None
         challenge, clients = self._challenge(task.seed), self._clients(task.seed)
@@ -196,45 +191,6 @@ class Workbench:
         evidence = planting.owing(evidence) if planting else evidence
         return _judge(attack.judge).measure(evidence, held)
 
-    def _view(
-        self,
-        setup: FederationSetup,
-        attack: Attack | Adversary,
-        position: str,
-        events: tuple[Event, ...],
-        document: dict[str, Any],
-    ) -> tuple[View | None, tuple[Event, ...]]:
-        """The view of the first wanted topic that the position can read."""
-        reasons: list[str] = []
-        exists = False
-        rounds = _rounds(attack, setup)
-        # A coalition does not attack its own members' uploads.
-        own = coalition_of(position)
-        events = tuple(e for e in events if e.topic != Topic.UPLOAD or e.sender not in own)
-        for topic in attack.wants:
-            there = tuple(event for event in events if event.topic == topic)
-            exists = exists or bool(there)
-            view, denied = project(there, position, [topic])
-            reasons.extend(f"{d.count} x {d.topic}: {d.reason}" for d in denied if d.reason not in "".join(reasons))
-            if view.events:
-                wanted = {topic, *attack.also_sees}
-                whole, _ = project(events, position, wanted)
-                document["notes"].extend(_left_open(view))
-                return whole, tuple(event for event in events if event.topic in wanted)
-        if Topic.AGGREGATE in attack.wants and setup.server.name == "mean":
-            models, _ = project(events, position, [Topic.BROADCAST])
-            implied = implied_aggregates(models)
-            implied = tuple(event for event in implied if event.round in rounds)
-            if implied:
-                document["notes"].append("The aggregates are differences of the models that this position was sent.")
-                kept = tuple(e for e in events if e.topic in (Topic.AGGREGATE, Topic.BROADCAST))
-                return View(position, (*models.events, *implied)), kept
-        if not exists:
-            raise NotApplicable(f"no {' or '.join(attack.wants)} exists in this federation")
-        document["status"] = "blocked"
-        document["reason"] = "; ".join(_summary(reasons))
-        return None, events
-
     def _observing(
         self,
         task: Cell,
@@ -248,10 +204,10 @@ class Workbench:
         document["compromised"] = attacked.document["compromised"]
         population = population_of(setup, adversary)
         position = coalition_position(adversary, population)
-        rounds = _rounds(adversary, setup)
-        events = tuple(e for e in unpack(stored.document, stored.tensors) if _in_reach(e, rounds))
-        view, seen_events = self._view(setup, adversary, position, events, document)
-        document["seen"] = _ledger(_briefly(position), view, adversary, seen_events)
+        rounds = rounds_of(adversary, setup)
+        events = tuple(e for e in unpack(stored.document, stored.tensors) if in_reach(e, rounds))
+        view, seen_events = see(setup, adversary, position, events, document)
+        document["seen"] = ledger_of(briefly(position), view, adversary)
         if view is None:
             return None
         challenge = self._challenge(task.seed)
@@ -283,39 +239,12 @@ class Workbench:
         asked = hits(setup.model, honest.tensors["released"], adversary.probe(setup.split.test, setup.info))
         nets = [setup.model.instance(stored.tensors["released"]) for stored in (honest, attacked)]
         return _judge(adversary.judge).compare(
-            replace(_outcome(honest.document, honest.tensors), probe=asked, net=nets[0]),
-            replace(_outcome(attacked.document, attacked.tensors), net=nets[1]),
+            replace(outcome_of(honest.document, honest.tensors), probe=asked, net=nets[0]),
+            replace(outcome_of(attacked.document, attacked.tensors), net=nets[1]),
             setup.split.test,
             setup.info,
             adversary.goal(),
         )
-
-
-def _left_open(view: View) -> list[str]:
-    """What must stand beside a result that is about a part of each update."""
-    shares = [float(event.where.double().mean()) for event in view.events if event.where is not None]
-    if not shares:
-        return []
-    return [
-        f"Attacked was only what is left open: {shares[0]:.1%} of the coordinates cross in clear, and this position "
-        "cannot open the others."
-    ]
-
-
-def _briefly(position: str) -> str:
-    """A coalition of many identities by the first of them."""
-    parties = position.split("+")
-    return position if len(parties) <= 8 else f"{parties[0]} and {len(parties) - 1} more identities"
-
-
-def _in_reach(event: Event, rounds: frozenset[int]) -> bool:
-    """An attacked round's event, the release, or the model after an attacked round (which tells its aggregate)."""
-    follows = event.topic == Topic.BROADCAST and event.round - 1 in rounds
-    return event.round in rounds or event.topic == Topic.RELEASE or follows
-
-
-def _rounds(attack: Attack | Adversary, setup: FederationSetup) -> frozenset[int]:
-    return frozenset(r for r in attack.rounds(setup.rounds) if 0 <= r < setup.rounds)
 
 
 def _judge(name: str) -> Judge:
@@ -323,101 +252,3 @@ def _judge(name: str) -> Judge:
     if not isinstance(judge, Judge):
         raise TypeError(f"{name} is not a Judge")
     return judge
-
-
-def _summary(reasons: list[str]) -> list[str]:
-    return list(dict.fromkeys(reasons))[:4]
-
-
-def _outcome(document: dict[str, Any], tensors: dict[str, Tensor]) -> Outcome:
-    present = document["present"]
-    return Outcome(
-        predictions=tensors["predictions"],
-        accuracy=tuple(document["accuracy"]),
-        rounds=tuple(document["rounds"]),
-        detected=tuple((int(a), int(b)) for a, b in document["detected"]) if any(map(sum, present)) else (),
-        present=tuple((int(a), int(b)) for a, b in present),
-        probe=tensors.get("probe"),
-        probes=tuple(document["probes"]),
-        watch={k.removeprefix("watch/"): v for k, v in tensors.items() if k.startswith("watch/")},
-    )
-
-
-def _training_document(task: Training, result: TrainingResult) -> dict[str, Any]:
-    ledger = result.ledger
-    return {
-        "kind": "training",
-        "label": task.label,
-        "rounds": list(result.rounds),
-        "accuracy": list(result.accuracy),
-        "loss": [value if _finite(value) else None for value in result.loss],
-        "seconds": result.seconds,
-        "engine": result.engine,
-        "diagnostics": {k: v for k, v in result.diagnostics.items() if _finite(v)},
-        "detected": [list(pair) for pair in result.detected],
-        "present": [list(pair) for pair in result.present],
-        "probes": list(result.probes),
-        "claims": [
-            {k: None if isinstance(v, float) and not _finite(v) else v for k, v in claim.items()}
-            for claim in result.claims
-        ],
-        "compromised": result.compromised,
-        "ledger": {
-            "uploads": ledger.uploads,
-            "upload_bytes": ledger.upload_bytes,
-            "downloads": ledger.downloads,
-            "download_bytes": ledger.download_bytes,
-            "refused": dict(sorted(ledger.refused.items())),
-            "dropped": ledger.dropped,
-        },
-    }
-
-
-def _finite(value: float) -> bool:
-    return bool(torch.isfinite(torch.tensor(value)))
-
-
-def _ledger(position: str, view: View | None, attack: Attack | Adversary, events: tuple[Event, ...]) -> dict[str, Any]:
-    """What the attack was given: printed in the report."""
-    counts: dict[str, dict[str, Any]] = {}
-    for event in view.events if view else ():
-        row = counts.setdefault(
-            event.topic.value, {"topic": event.topic.value, "count": 0, "rounds": set(), "bytes": 0}
-        )
-        row["count"] += 1
-        row["rounds"].add(event.round)
-        row["bytes"] += event.values.numel() * event.values.element_size()
-    rows = [{**row, "rounds": sorted(row["rounds"])} for row in counts.values()]
-    return {"position": position, "events": rows, "knowledge": sorted(k.value for k in attack.knows())}
-
-
-def _judged(judgement: Judgement, document: dict[str, Any]) -> dict[str, Tensor]:
-    """A judgement as named tensors, with what is not a tensor written into the document."""
-    tensors: dict[str, Tensor] = {}
-    rows: list[dict[str, Any]] = []
-    for measurement in judgement.measurements:
-        arrays = ("units", "truths", "clusters", "floor_units")
-        for array in arrays:
-            value = getattr(measurement, array)
-            if value is not None:
-                tensors[f"m/{measurement.name}/{array}"] = value
-        rows.append(
-            {
-                "name": measurement.name,
-                "statistic": measurement.statistic,
-                "floor": measurement.floor,
-                "ceiling": measurement.ceiling,
-                "headline": measurement.headline,
-                "unit": measurement.unit,
-                "description": measurement.description,
-                "arrays": [array for array in arrays if getattr(measurement, array) is not None],
-                "alone": asdict(pool([measurement], generator=numpy_generator("pool", measurement.name))),
-            }
-        )
-    for name, exhibit in judgement.exhibits.items():
-        tensors[f"x/{name}"] = exhibit
-    document["measurements"] = rows
-    document["exposed"] = [asdict(one) for one in judgement.exposed]
-    document["checks"] = [asdict(one) for one in judgement.checks]
-    document["notes"].extend(judgement.notes)
-    return tensors
