@@ -193,7 +193,7 @@ def _comparisons(found: _Probes, size: float, by_margin: Tensor) -> tuple[Check,
         Check(
             name="failing-attack",
             passed=stuck <= SLACK,
-            text=f"On {stuck:.0%} every gradient attack failed, and its steps had no gradient or its loss did not rise.",
+            text=f"On {stuck:.0%} gradient attacks failed, and steps had no gradient or the loss did not rise.",
             figures={"stuck": stuck},
         ),
     )

@@ -107,7 +107,7 @@ def test_weights_that_do_not_fit_are_found_before_training(make_setup: Callable[
 
 
 def test_overlapping_cohorts_give_single_clients_away(make_setup: Callable[..., FederationSetup]) -> None:
-    """The attack that masking cannot stop: cohorts of different sizes, a model that hardly moves, sums that are open."""
+    """What masking cannot stop: cohorts of different sizes, a model that hardly moves, sums that are open."""
     setup = make_setup(
         clients=6,
         rounds=10,
