@@ -9,11 +9,16 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from fedsec.epsilon.gaussian import gaussian_epsilon
 
 Accountant = Literal["rdp", "prv"]
+Accounting = Annotated[
+    Accountant, Field(description="`prv` (tight, numerical; exact without sampling) or `rdp` (a looser bound)")
+]
 
 _ORDERS = (*(1 + step / 10 for step in range(1, 100)), *range(11, 64), *range(64, 128, 8), *range(128, 513, 32))
 """Renyi orders, up to 512 because small epsilons have their optimum at large orders."""

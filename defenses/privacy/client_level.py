@@ -18,8 +18,8 @@ from fedsec.threat import Paper
 from ..clipping.norms import clip_norms
 from ..clipping.plugins import tally
 from ..expect import plain
-from .accounting import Accountant, amplification_rate, default_delta, epsilon_spent, noise_for
-from .setting import at_most_one, caveat, common_problems, rules_that_are_no_mean
+from .accounting import Accounting, amplification_rate, default_delta, epsilon_spent, noise_for
+from .setting import Budget, ClipBound, Delta, at_most_one, caveat, common_problems, rules_that_are_no_mean
 
 
 def noisy_mean(
@@ -77,22 +77,16 @@ class ClientLevelDP(Defense):
     )
     unit_weights: ClassVar[bool] = True
 
-    clip_norm: Annotated[float, Field(gt=0, description="largest L2 norm of an update (units of the parameters)")] = 1.0
+    clip_norm: ClipBound = 1.0
     noise_multiplier: Annotated[
         float | None,
         Field(
             ge=0.05, description="standard deviation of the noise in the sum over clip_norm; 1 if epsilon is not given"
         ),
     ] = None
-    epsilon: Annotated[
-        float | None, Field(gt=0, description="budget for the whole training; the noise multiplier is solved from it")
-    ] = None
-    delta: Annotated[
-        float | None, Field(gt=0, lt=1, description="delta; by default 1 / (10 clients), at most 0.001")
-    ] = None
-    accountant: Annotated[
-        Accountant, Field(description="`prv` (tight, numerical; exact without sampling) or `rdp` (a looser bound)")
-    ] = "prv"
+    epsilon: Budget = None
+    delta: Delta = None
+    accountant: Accounting = "prv"
 
     def __post_init__(self) -> None:
         at_most_one(self.name, ("noise_multiplier", self.noise_multiplier), ("epsilon", self.epsilon))

@@ -22,7 +22,7 @@ from ..clipping.plugins import tally
 from ..expect import plain
 from .accounting import default_delta
 from .discrete_gaussian import LARGEST, discrete_gaussian, rounded, rounded_norm, sum_epsilon
-from .setting import at_most_one, caveat, common_problems, implementing
+from .setting import Budget, ClipBound, Delta, at_most_one, caveat, common_problems, implementing
 
 Behind = Literal["secure-aggregation", "bfv", "ckks"]
 _BETA = math.exp(-0.5)
@@ -87,7 +87,7 @@ class DistributedDP(Defense):
     perturbs: ClassVar[bool] = True
     unit_weights: ClassVar[bool] = True
 
-    clip_norm: Annotated[float, Field(gt=0, description="largest L2 norm of an update (units of the parameters)")] = 1.0
+    clip_norm: ClipBound = 1.0
     noise_multiplier: Annotated[
         float | None,
         Field(
@@ -95,12 +95,8 @@ class DistributedDP(Defense):
             description="standard deviation of the noise in the sum over the sensitivity; 1 if epsilon is not given",
         ),
     ] = None
-    epsilon: Annotated[
-        float | None, Field(gt=0, description="budget for the whole training; the noise multiplier is solved from it")
-    ] = None
-    delta: Annotated[
-        float | None, Field(gt=0, lt=1, description="delta; by default 1 / (10 clients), at most 0.001")
-    ] = None
+    epsilon: Budget = None
+    delta: Delta = None
     absent: Annotated[
         float, Field(ge=0, lt=1, description="share of the cohort that may add no noise: dropped out, or colluding")
     ] = 0.1

@@ -20,7 +20,7 @@ from ..clipping.norms import clip_norms
 from ..clipping.plugins import tally
 from ..expect import plain
 from .accounting import default_delta
-from .setting import at_most_one, caveat, common_problems, rules_that_are_no_mean
+from .setting import Budget, ClipBound, Delta, at_most_one, caveat, common_problems, rules_that_are_no_mean
 from .tree import noise_of_round, tree_sensitivity
 
 
@@ -57,17 +57,13 @@ class TreeDP(Defense):
     )
     unit_weights: ClassVar[bool] = True
 
-    clip_norm: Annotated[float, Field(gt=0, description="largest L2 norm of an update (units of the parameters)")] = 1.0
+    clip_norm: ClipBound = 1.0
     noise_multiplier: Annotated[
         float | None,
         Field(ge=0.05, description="standard deviation of a node's noise over clip_norm; 1 if epsilon is not given"),
     ] = None
-    epsilon: Annotated[
-        float | None, Field(gt=0, description="budget for the whole training; the noise multiplier is solved from it")
-    ] = None
-    delta: Annotated[
-        float | None, Field(gt=0, lt=1, description="delta; by default 1 / (10 clients), at most 0.001")
-    ] = None
+    epsilon: Budget = None
+    delta: Delta = None
     participations: Annotated[
         int | None, Field(ge=1, description="most rounds that count one client; by default all of them")
     ] = None

@@ -21,7 +21,7 @@ from ..clipping.norms import clip_norms
 from ..clipping.plugins import tally
 from ..expect import plain
 from .accounting import default_delta, epsilon_spent
-from .setting import at_most_one, common_problems
+from .setting import ClipBound, at_most_one, common_problems
 
 _SENSITIVITY = {"replace-one": 2.0, "zero-out": 1.0}
 """Distance between the clipped updates of neighbours, in units of the clipping bound."""
@@ -66,7 +66,7 @@ class LocalDP(Defense):
     perturbs: ClassVar[bool] = True
     unit_weights: ClassVar[bool] = True
 
-    clip_norm: Annotated[float, Field(gt=0, description="largest L2 norm of an update (units of the parameters)")] = 1.0
+    clip_norm: ClipBound = 1.0
     noise_multiplier: Annotated[
         float | None,
         Field(

@@ -17,7 +17,7 @@ from fedsec.protocol.stage import Defense, EnforcedBy, Guarantee, Setting
 from fedsec.randomness import generator
 from fedsec.threat import Paper
 
-from .accounting import Accountant, default_delta
+from .accounting import Accounting, default_delta
 from .ledger import Ledger, ledgers, worst
 from .setting import implementing
 
@@ -64,9 +64,7 @@ class SampleLevelDP(Defense):
         float | None,
         Field(gt=0, lt=1, description="delta; by default 1 / (10 examples of the largest client), at most 0.001"),
     ] = None
-    accountant: Annotated[
-        Accountant, Field(description="`prv` (tight, numerical; exact without sampling) or `rdp` (a looser bound)")
-    ] = "prv"
+    accountant: Accounting = "prv"
 
     @property
     def enforcement(self) -> EnforcedBy:

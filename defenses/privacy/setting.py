@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from importlib.metadata import entry_points
+from typing import Annotated
+
+from pydantic import Field
 
 from fedsec.errors import ConfigurationError, Problem
 from fedsec.protocol.stage import Defense, Setting
 
+ClipBound = Annotated[float, Field(gt=0, description="largest L2 norm of an update (units of the parameters)")]
+Budget = Annotated[
+    float | None, Field(gt=0, description="budget for the whole training; the noise multiplier is solved from it")
+]
+Delta = Annotated[float | None, Field(gt=0, lt=1, description="delta; by default 1 / (10 clients), at most 0.001")]
 SMALL_POPULATION = 100
 """Below so many clients, hiding one of them costs the model most of what it learns; the claim says so."""
 
