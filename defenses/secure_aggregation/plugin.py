@@ -236,7 +236,8 @@ class SecureAggregation(Defense):
             context.report["aborted"] = 1.0
         if isinstance(session, Session):
             context.report["recovered"] = float(len(session.server.recovered))
-            context.report["protocol_bytes"] = float(session.traffic.overhead)
+            context.report["protocol_up_bytes"] = float(session.traffic.beside_rows)
+            context.report["protocol_down_bytes"] = float(session.traffic.to_clients)
         context.vault.pop("session", None)
         return opened
 

@@ -29,9 +29,14 @@ class Traffic:
     down: Counter[Step] = field(default_factory=Counter)
 
     @property
-    def overhead(self) -> int:
-        """Bytes of everything but the masked rows."""
-        return sum(self.up.values()) + sum(self.down.values()) - self.up[Step.MASKED]
+    def beside_rows(self) -> int:
+        """Bytes that clients sent, without the masked rows."""
+        return sum(self.up.values()) - self.up[Step.MASKED]
+
+    @property
+    def to_clients(self) -> int:
+        """Bytes that clients were sent."""
+        return sum(self.down.values())
 
 
 class Session:

@@ -59,7 +59,7 @@ class Price:
         upload: bytes of one upload.
         download: bytes that one client is sent for the next round.
         plain: bytes of an update of this model in clear, number by number.
-        protocol: bytes of the protocol's other messages per client at each measured size; zeros if there are none.
+        protocol: bytes of the protocol's other messages per client, sent and received, at each measured size.
         peak: bytes of memory at the peak above what was held before, at the largest measured size; ``None`` where the
             system does not tell.
         parameters: length of an update.
@@ -181,6 +181,7 @@ def _measure(stack: Sequence[Defense], setting: Setting, clients: int, seed: int
 
 def _round(stages: Stages, update: Plain, number: int) -> _Round:
     ids = tuple(range(len(update)))
+    stages.protocol = dict.fromkeys(stages.protocol, 0)
     seconds: dict[str, float] = {}
     sealed = _timed(seconds, "seal", lambda: stages.before_upload(update, number, ids, bound=True))
     upload = _timed(seconds, "serialise", lambda: [len(sealed.serialise(row)) for row in range(len(sealed))])
@@ -189,13 +190,12 @@ def _round(stages: Stages, update: Plain, number: int) -> _Round:
     if not isinstance(opened, Plain):
         raise TypeError(f"nobody opened the {opened.kind} aggregate")
     behind = "server" not in stages.holders and not isinstance(aggregate, Plain)
-    told = [v[-1] for name, v in stages.diagnostics.items() if name.endswith(".protocol_bytes")]
     plain = stages.setting.layout.size * update.values.element_size()
     return _Round(
         seconds=seconds,
         upload=max(upload),
         download=aggregate.nbytes(0) if behind else plain,
-        protocol=sum(told),
+        protocol=float(sum(stages.protocol.values())),
     )
 
 

@@ -381,6 +381,9 @@ class Federation:
 
     def _apply(self, number: int, aggregate: Payload, shards: dict[int, Shard]) -> None:
         steps = self.stages.opening(aggregate, number, ())
+        self.ledger.upload_bytes += self.stages.protocol["up"]
+        self.ledger.download_bytes += self.stages.protocol["down"]
+        self.stages.protocol = dict.fromkeys(self.stages.protocol, 0)
         opened = steps[-1]
         if not isinstance(opened, Plain):
             raise TypeError(f"nobody opened the {opened.kind} aggregate; the planner refuses such stacks")

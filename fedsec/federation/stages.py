@@ -40,6 +40,7 @@ class Stages:
         self.participants: tuple[int, ...] = ()
         self.diagnostics: dict[str, list[float]] = {}
         self.excluded: list[tuple[int, int]] = []
+        self.protocol = {"up": 0, "down": 0}
         self.scores: dict[tuple[int, int], float] = {}
         self._memory = [_Memory(derive_seed(seed, "stage", i, d.name)) for i, d in enumerate(self.stack)]
 
@@ -67,6 +68,8 @@ class Stages:
                 self.scores[context.round, int(name.partition(":")[2])] = float(value)
             else:
                 self.diagnostics.setdefault(f"{defense.name}.{name}", []).append(float(value))
+        for way in self.protocol:
+            self.protocol[way] += int(context.report.get(f"protocol_{way}_bytes", 0.0))
 
     def note_steps(self, reports: Sequence[Mapping[str, float]]) -> None:
         """Keep what the local steps of clients reported (`fedsec.models.lanes.Lanes.report`)."""

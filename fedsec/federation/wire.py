@@ -22,9 +22,9 @@ class Ledger:
 
     Attributes:
         uploads: accepted uploads.
-        upload_bytes: bytes of all uploads.
+        upload_bytes: bytes of all uploads, and of what clients sent beside them in a protocol of their stack.
         downloads: models sent to clients.
-        download_bytes: bytes of all models sent.
+        download_bytes: bytes of all models sent, and of what else clients were sent in such a protocol.
         refused: uploads refused by reason.
         dropped: clients that vanished.
     """

@@ -60,7 +60,8 @@ class RoundContext:
         state: tensors that persist between rounds; the only memory of a stage.
         vault: objects that live as long as the process (keys); rebuilt when missing.
         report: what the stage says about itself this round, numbers by name. ``excluded:<client>`` marks a client that
-            it dropped, ``score:<client>`` says how suspicious a client is (higher is more).
+            it dropped, ``score:<client>`` says how suspicious a client is (higher is more), ``protocol_up_bytes`` and
+            ``protocol_down_bytes`` what all clients sent and were sent this round beside uploads and models.
         sent: architecture of the model that a client inspects; only in `Defense.inspect`.
         agreed: architecture that everybody agreed on before the first round; only in `Defense.inspect` and `agree`.
         model: ``(d,)`` global model of the round; only where the server holds it in clear.

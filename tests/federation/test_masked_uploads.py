@@ -133,3 +133,14 @@ def test_overlapping_cohorts_give_single_clients_away(make_setup: Callable[..., 
     same = Federation(make_setup(clients=6, rounds=4), (SecureAggregation(),), wanted={Topic.AGGREGATE: every}).run()
     totals = torch.stack([e.values for e in project(same.events, "server", [Topic.AGGREGATE])[0].events])
     assert solved_by_differencing(totals, [range(6)] * 4) == {}
+
+
+def test_the_protocols_own_messages_are_counted_on_the_wire(make_setup: Callable[..., FederationSetup]) -> None:
+    """Keys, shares, agreement and revelation, which grow with the clients, beside the rows themselves."""
+    setup = make_setup(clients=6, rounds=1)
+    plain, masked = (Federation(setup, stack).run().ledger for stack in ((), (SecureAggregation(),)))
+    rows = 6 * 4 * (setup.model.layout.size + 1)
+    assert plain.upload_bytes == rows
+    # at least two keys, and two shares of each of five neighbours
+    assert masked.upload_bytes > rows + 6 * (2 * 32 + 5 * 2 * 32)
+    assert masked.download_bytes > plain.download_bytes + 6 * 5 * 2 * 32

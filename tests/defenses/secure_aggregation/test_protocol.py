@@ -123,7 +123,8 @@ def test_recovery_is_counted_and_bytes_too() -> None:
     assert session.traffic.up[Step.MASKED] == 10 * row_bytes(1000, 32) == 10 * (4 * 1000 + 33)
     # one box of two 66-byte shares and a tag for each neighbour, and its name
     assert session.traffic.up[Step.SHARES] == 12 * (33 + 11 * (8 + 2 * 66 + 16))
-    assert session.traffic.overhead > session.traffic.up[Step.SHARES]
+    assert session.traffic.beside_rows > session.traffic.up[Step.SHARES]
+    assert session.traffic.to_clients > session.traffic.up[Step.SHARES]
 
 
 def test_keys_and_masks_are_fresh_in_every_round() -> None:
