@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -16,6 +17,9 @@ from fedsec.protocol.evidence import Evidence, Reconstructions
 
 MOST_EXPOSED = 10
 """Clients that are named."""
+OF_AGGREGATES = "success@1e-2"
+"""Headline for reconstructions from aggregates. Each is matched to the one most like it of a whole cohort's examples,
+and is then nearer to it than decoys are; so it is with other people's. That tells of the choice and not of a leak."""
 
 
 class ReconstructionJudge(Judge):
@@ -28,6 +32,8 @@ class ReconstructionJudge(Judge):
     lowers it. Pairs are matched per source by the Hungarian algorithm on squared error, all pairs count, and quality in
     dB or SSIM is reported beside, never instead. Reconstructions are projected on the bounds first; values that are not
     finite become the centre of the bounds.
+
+    The headline is `identified`; where only aggregates were read it is `success@1e-2`, the share of targets copied.
 
     Floors, always the best of those that apply:
 
@@ -57,7 +63,7 @@ class ReconstructionJudge(Judge):
         pairs = case.pairs
         rank = _ranks(pairs, case.decoys)
         identification = _identification(case, rank)
-        measurements = [*identification, *copies(case, truth), *quality(case, truth), *_labels(pairs)]
+        measurements = _headed([*identification, *copies(case, truth), *quality(case, truth), *_labels(pairs)], pairs)
         notes = [
             f"{len(pairs.found)} reconstructions of {len(pairs.examples)} updates with"
             f" {int(pairs.examples.sum())} examples behind them; each true example among"
@@ -80,6 +86,13 @@ class ReconstructionJudge(Judge):
             notes=tuple(notes),
             exposed=_exposed(pairs, rank, identification[0]),
         )
+
+
+def _headed(measurements: list[Measurement], pairs: Pairs) -> list[Measurement]:
+    """The same, with the headline moved to copies where every source is an aggregate."""
+    if not pairs.sources or any(sender != "server" for _, sender in pairs.sources):
+        return measurements
+    return [replace(m, headline=m.name == OF_AGGREGATES) for m in measurements]
 
 
 def _ranks(pairs: Pairs, decoys: tuple[Tensor, ...], found: Tensor | None = None) -> Tensor:

@@ -73,7 +73,8 @@ def test_the_undefended_control_of_each_attack_succeeds(document: Document) -> N
     for attack in document["attacks"]:
         control = finding(document, attack["label"], "none")
         assert control["control_succeeded"], attack["label"]
-        if attack["family"] == "membership inference":
+        if attack["family"] == "membership inference" or attack["label"].endswith("@client:0"):
+            # some examples among hundreds behind an aggregate
             number = headline(document, attack["label"], "none")
             assert number["low"] > number["floor"]
         else:

@@ -265,6 +265,24 @@ def test_matching_alone_is_no_leak():
     assert pooled.advantage_low == 0.0
 
 
+def test_reconstructions_from_aggregates_are_headed_by_copies():
+    """Of a few hundred examples behind an aggregate noise always has one that it is nearest to."""
+    apart = truth(sources=1, examples=200)
+    together = dataclasses.replace(apart, behind={(0, "server"): apart.behind[0, "client:0"]})
+    for t, expected in ((apart, "identified"), (together, "success@1e-2")):
+        noise = Reconstructions(
+            sources=tuple(t.behind) * 5,
+            inputs=drawn(IMAGES, 5, 7).x,
+            labels=drawn(IMAGES, 5, 7).y,
+            confidence=torch.ones(5),
+        )
+        judgement = ReconstructionJudge().measure(noise, t)
+        assert [m.name for m in judgement.measurements if m.headline] == [expected]
+    copied = measured(only(perfect(together, 200), list(range(5))), together)["success@1e-2"]
+    assert copied.headline
+    assert float(copied.units.mean()) == 1.0
+
+
 def test_the_nearest_public_example_is_of_the_class_and_is_not_the_target():
     public = drawn(IMAGES, 60, 4)
     true, labels = public.x[:6] + 1e-3, public.y[:6]
