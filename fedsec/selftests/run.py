@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, cast
 
 import torch
 
@@ -14,7 +14,7 @@ from fedsec.protocol.compose import check_stack
 from fedsec.protocol.stage import Defense
 from fedsec.selftests import clipping_and_compression, conduct, mechanisms, secrets_held, sums
 from fedsec.selftests.answers import KnownAnswer, Outcome, Result
-from fedsec.selftests.bench import Bench, setting_of
+from fedsec.selftests.bench import CLIENTS, Bench, setting_of
 
 TESTS: tuple[KnownAnswer, ...] = (
     *conduct.TESTS,
@@ -23,6 +23,10 @@ TESTS: tuple[KnownAnswer, ...] = (
     *mechanisms.TESTS,
     *clipping_and_compression.TESTS,
 )
+
+
+FEWEST = 3
+"""Smallest cohort whose sum a stage must open on the bench, where clients vanish."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,13 @@ class SelfTests:
 def check_defense(defense: Defense, *, seed: int = 0) -> SelfTests:
     """Try every known answer that applies, and those that the defense brings along.
 
+    Sizes that belong to another federation are replaced by those of the bench; see `at_bench`.
+
     Args:
         defense: with the parameters to be tried.
         seed: of what the bench draws.
     """
+    defense = at_bench(defense)
     bench = Bench(defense, seed)
     with one_thread(torch.device("cpu")):
         results = tuple(_tried(test, bench) for test in (*TESTS, *_own(defense)))
@@ -81,6 +88,23 @@ def check_defense(defense: Defense, *, seed: int = 0) -> SelfTests:
         results=results,
         alone=tuple(f"{refusal.found}: {refusal.why}" for refusal in refusals),
     )
+
+
+def at_bench(defense: Defense) -> Defense:
+    """The defense with room for the weights and the number of the bench's clients, if it has too little.
+
+    A stage that was given the largest weight or the fewest clients of the audited federation would refuse the bench's,
+    which is no fault of it.
+    """
+    given = defense.parameters()
+    changed: dict[str, int] = {}
+    for name in ("max_weight", "largest_weight"):
+        if isinstance(given.get(name), int) and given[name] < CLIENTS:
+            changed[name] = CLIENTS
+    if isinstance(given.get("minimum_cohort"), int) and given["minimum_cohort"] > FEWEST:
+        changed["minimum_cohort"] = FEWEST
+    fitted: Defense = replace(cast("Any", defense), **changed) if changed else defense
+    return fitted
 
 
 def _own(defense: Defense) -> tuple[KnownAnswer, ...]:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from fedsec import registry
 from fedsec.cli.app import app
 from fedsec.cli.check_defense import built, table
+from fedsec.defenses.secure_aggregation.plugin import SecureAggregation
 from fedsec.errors import ConfigurationError, PluginError
 from fedsec.protocol.payload import Kind
 from fedsec.selftests.bench import Bench
@@ -181,3 +182,12 @@ class Rounding(Defense):
     def seal(self, update, context):
         return Plain((update.values / 0.01).round() * 0.01, update.weights)
 """
+
+
+def test_sizes_of_another_federation_are_no_fault() -> None:
+    """A ring with room for equal weights only, and a minimum above the clients of the bench."""
+    found = check_defense(SecureAggregation(max_weight=1, minimum_cohort=36, value_range=4.0, bits=16))
+    assert found.failed == ()
+    assert found.parameters["minimum_cohort"] == 3
+    assert found.parameters["max_weight"] >= 12
+    assert check_defense(SecureAggregation()).parameters["max_weight"] == 1024
