@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from fedsec.data.examples import Examples
-from fedsec.errors import ConfigurationError
 from fedsec.federation.coalition import Coalition
 from fedsec.federation.cohort import CohortTrainer, Shard
 from fedsec.federation.evaluate import evaluate, hits
@@ -22,8 +21,9 @@ from fedsec.federation.result import TrainingResult
 from fedsec.federation.server_side import Server
 from fedsec.federation.setup import FederationSetup
 from fedsec.federation.stages import Stages
+from fedsec.federation.uplink import Uplink
 from fedsec.federation.watch import Watch, by_share
-from fedsec.federation.wire import Ledger, Transcript, acceptable, parties
+from fedsec.federation.wire import Ledger, Transcript, in_precision, parties
 from fedsec.protocol.events import Topic
 from fedsec.protocol.facts import PublicFacts
 from fedsec.protocol.parties import Adversary
@@ -83,6 +83,13 @@ class Federation:
         # Where a stage makes every client count once, nobody's number of examples travels.
         once = any(defense.unit_weights for defense in stack)
         self._counts_travel = setup.weighting == "examples" and not once
+        self._uplink = Uplink(
+            stages=self.stages,
+            transcript=self.transcript,
+            ledger=self.ledger,
+            size=self.model.numel(),
+            counts_travel=self._counts_travel,
+        )
 
     def run(self, on_round: OnRound | None = None) -> TrainingResult:
         """Train all rounds.
@@ -276,11 +283,11 @@ class Federation:
             part = ours[start : start + chunk]
             values = self._train(trainer, number, part, [shards[c] for c in part], reach)
             sizes = [len(shards[c]) for c in part]
-            yield from self._send(number, part, values, sizes, bound=True, heard=rows if needs_all else None)
+            yield from self._uplink.send(number, part, values, sizes, bound=True, heard=rows if needs_all else None)
         if theirs and self._coalition is not None:
             seen = torch.cat(rows) if rows else None
             values, sizes = self._attack(self._coalition, number, theirs, seen, reach, trainer)
-            yield from self._send(number, theirs, values, sizes, bound=self._coalition.adversary.honest_stages)
+            yield from self._uplink.send(number, theirs, values, sizes, bound=self._coalition.adversary.honest_stages)
 
     def _attack(
         self,
@@ -332,53 +339,6 @@ class Federation:
         local = self.setup.local
         return [max(1, int(reach[c] * local.steps(len(s)))) for c, s in zip(clients, shards, strict=True)]
 
-    def _send(
-        self,
-        number: int,
-        clients: list[int],
-        values: Tensor,
-        sizes: list[int],
-        *,
-        bound: bool,
-        heard: list[Tensor] | None = None,
-    ) -> Iterator[tuple[tuple[int, ...], Payload]]:
-        """Accepted uploads; ``heard`` collects their rows as they were sent, or as trained if those are sealed."""
-        accepted = acceptable(values, size=self.model.numel(), ledger=self.ledger)
-        if not bool(accepted.any()):
-            return
-        index = accepted.nonzero().flatten().tolist()
-        ids = tuple(clients[i] for i in index)
-        weights = torch.tensor([float(sizes[i]) for i in index], dtype=torch.float64, device=values.device)
-        # Where a stage makes every client count once, the server accepts no other weight from anyone.
-        weights = weights if self._counts_travel else torch.ones_like(weights)
-        rows = values if len(index) == len(clients) else values[accepted]
-        try:
-            payload = self.stages.before_upload(Plain(rows, weights), number, ids, bound=bound)
-        except ConfigurationError:
-            if bound:
-                raise
-            # A controlled client asked for more than the wire format can hold: it is not heard this round.
-            self.ledger.refuse("not in the wire format", len(ids))
-            return
-        if heard is not None:
-            heard.append(payload.values if isinstance(payload, Plain) else rows)
-        self.ledger.uploads += len(ids)
-        self.ledger.upload_bytes += sum(payload.nbytes(row) for row in range(len(ids)))
-        if self.transcript.wants(Topic.UPLOAD, number):
-            for row, client in enumerate(ids):
-                one = payload.rows([row])
-                self.transcript.record(
-                    Topic.UPLOAD,
-                    number,
-                    step=1,
-                    sender=f"client:{client}",
-                    receivers=frozenset({"server"}),
-                    payload=one,
-                    about={"examples": sizes[index[row]]} if self._counts_travel and in_clear(one) is not None else {},
-                    opened=_rounded(self.stages.peek(one, number, (client,)), self.model),
-                )
-        yield ids, self.stages.on_arrival(payload, number, ids)
-
     def _apply(self, number: int, aggregate: Payload, shards: dict[int, Shard]) -> None:
         steps = self.stages.opening(aggregate, number, ())
         self.ledger.upload_bytes += self.stages.protocol["up"]
@@ -398,7 +358,7 @@ class Federation:
             receivers=self.stages.holders,
             payload=aggregate,
             about={"examples": examples} if self._counts_travel and in_clear(aggregate) is not None else {},
-            opened=_rounded(readable, self.model) if sealed else None,
+            opened=in_precision(readable, self.model.dtype) if sealed else None,
         )
         # Behind sealed uploads the server forwards the sealed aggregate: it never holds the next model in clear.
         self._sealed_model = aggregate if sealed and "server" not in self.stages.holders else self._sealed_model
@@ -421,13 +381,6 @@ class Federation:
         for number, client in self.stages.excluded:
             counts[number][0 if self.population.controlled[client] else 1] += 1
         return tuple((a, b) for a, b in counts)
-
-
-def _rounded(opened: Plain | None, model: Tensor) -> Plain | None:
-    """What was opened in the precision of the federation; a stage may have summed in a finer one."""
-    if opened is None or opened.values.dtype == model.dtype:
-        return opened
-    return Plain(opened.values.to(model.dtype), opened.weights)
 
 
 def _one(vector: Tensor) -> Plain:

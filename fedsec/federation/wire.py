@@ -115,6 +115,13 @@ class Transcript:
         self.events.append(event)
 
 
+def in_precision(opened: Plain | None, dtype: torch.dtype) -> Plain | None:
+    """What was opened, in the precision of the federation; a stage may have summed in a finer one."""
+    if opened is None or opened.values.dtype == dtype:
+        return opened
+    return Plain(opened.values.to(dtype), opened.weights)
+
+
 def parties(clients: Sequence[int]) -> frozenset[str]:
     """Party names of client identities."""
     return frozenset(f"client:{client}" for client in clients)

@@ -68,15 +68,15 @@ class PublicExamples:
 
     def train(self, model: Tensor, examples: Examples, *, draw: int) -> Tensor:
         """Nothing is trained on the bench."""
-        raise NotImplementedError
+        raise NotImplementedError("the bench of self-tests trains nothing")
 
     def losses(self, models: Tensor, examples: Examples) -> Tensor:
         """Nothing is measured on the bench."""
-        raise NotImplementedError
+        raise NotImplementedError("the bench of self-tests measures no model")
 
     def right(self, models: Tensor, examples: Examples) -> Tensor:
         """Nothing is measured on the bench."""
-        raise NotImplementedError
+        raise NotImplementedError("the bench of self-tests measures no model")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from fedsec.models.flat import Layout, Slot
-from fedsec.protocol.payload import Plain, Sealed
+from fedsec.protocol.payload import Masked, Plain, Sealed
 from fedsec.protocol.stage import RoundContext, Setting
 
 
@@ -36,6 +36,16 @@ def summed(sealed: Sealed) -> Sealed:
     for row in sealed.ciphertexts[1:]:
         accumulator = sealed.scheme.add(accumulator, row)
     return Sealed((sealed.scheme.finish(accumulator),), sealed.scheme, sealed.holders, len(sealed))
+
+
+def summed_shares(*payloads: Masked) -> Masked:
+    """The same of masked or shared rows, which may have come in several chunks."""
+    first, *others = [row for payload in payloads for row in payload.masked]
+    scheme = payloads[0].scheme
+    accumulator = scheme.start(first)
+    for row in others:
+        accumulator = scheme.add(accumulator, row)
+    return payloads[0].summed(scheme.finish(accumulator))
 
 
 def opened(defense: Any, update: Plain, told: RoundContext) -> Plain:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
+from sealed_rounds import summed_shares
 
 from fedsec.defenses.aggregation.neighbour_rules import MultiKrum
 from fedsec.defenses.clipping.plugins import ClipNorm
@@ -18,7 +19,7 @@ from fedsec.defenses.secret_sharing.plugin import SecretSharing
 from fedsec.errors import ConfigurationError
 from fedsec.models.flat import Layout, Slot
 from fedsec.protocol.compose import check_stack, opening_coalitions
-from fedsec.protocol.payload import Masked, Plain
+from fedsec.protocol.payload import Plain
 from fedsec.protocol.stage import EnforcedBy, RoundContext, Setting
 from fedsec.randomness import generator
 
@@ -40,15 +41,6 @@ def setting(**changes: Any) -> Setting:
     return Setting(**{**values, **changes})
 
 
-def summed(*payloads: Masked) -> Masked:
-    rows = [row for payload in payloads for row in payload.masked]
-    scheme = payloads[0].scheme
-    accumulator = scheme.start(rows[0])
-    for row in rows[1:]:
-        accumulator = scheme.add(accumulator, row)
-    return payloads[0].summed(scheme.finish(accumulator))
-
-
 @settings(deadline=None, max_examples=40)
 @given(
     n=st.integers(1, 5), d=st.integers(1, 20), servers=st.integers(2, 5), ring=st.sampled_from([32, 64]),
@@ -60,7 +52,7 @@ def test_opened_sum_is_the_sum_of_the_words(n: int, d: int, servers: int, ring: 
     values = scale * torch.randn(n, d, generator=random)
     weights = torch.randint(1, 1024, (n,), generator=random).double()
     sealed = defense.seal(Plain(values, weights), told)
-    total = summed(sealed)
+    total = summed_shares(sealed)
     fixed = defense._fixed_point(n, d)
     words = fixed.encode(values, weights, [told.generator("round", c) for c in range(n)])
     exact = words.sum(axis=0, dtype=words.dtype)
@@ -81,7 +73,7 @@ def test_only_all_servers_open_a_row(servers: int) -> None:
     assert sealed.opens(every)
     for party in every:
         assert not sealed.opens(every - {party} | {"client:0", "client:1"})
-    total = summed(sealed)
+    total = summed_shares(sealed)
     assert total.opens(frozenset({"server"}))
     assert not total.opens(frozenset({"helper:1"}))
     (secret, coalitions), *_ = opening_coalitions((SecretSharing(servers=servers),))
@@ -144,7 +136,7 @@ def test_the_bound_holds_for_clients_that_nothing_else_binds() -> None:
         first = defense.seal(Plain(honest, torch.ones(n - 1)), told)
         theirs = context(d, n, clients=(n - 1,), vault=told.vault, bound=False)
         second = defense.seal(Plain(evil, torch.ones(1)), theirs)
-        results[bound] = defense.open(summed(first, second), told), dict(told.report)
+        results[bound] = defense.open(summed_shares(first, second), told), dict(told.report)
     assert results[None][0].values.mean() > 0.9
     opened, report = results[1.0]
     assert (opened.values[0] - honest.mean(0)).abs().max() < 1e-3
@@ -160,7 +152,7 @@ def test_without_a_check_nothing_bounds_anybody() -> None:
     values = torch.zeros(4, 10)
     values[3] = 7.0
     defense = SecretSharing()
-    opened = defense.open(summed(defense.seal(Plain(values, torch.ones(4)), told)), told)
+    opened = defense.open(summed_shares(defense.seal(Plain(values, torch.ones(4)), told)), told)
     assert (opened.values[0] - 7.0 / 4).abs().max() < 1e-3
 
 
@@ -190,4 +182,4 @@ def test_refusals() -> None:
     told = context(2, 3)
     small = SecretSharing(capacity=2)
     with pytest.raises(OverflowError, match="capacity"):
-        summed(small.seal(Plain(torch.zeros(3, 2), torch.ones(3)), told))
+        summed_shares(small.seal(Plain(torch.zeros(3, 2), torch.ones(3)), told))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sealed_rounds import summed_shares
 from torch import Tensor
 
 from fedsec.defenses.aggregation.neighbour_rules import MultiKrum
@@ -18,7 +19,7 @@ from fedsec.defenses.secure_aggregation.plugin import SecureAggregation
 from fedsec.errors import ConfigurationError
 from fedsec.models.flat import Layout, Slot
 from fedsec.protocol.compose import check_stack, holders_of, opening_coalitions
-from fedsec.protocol.payload import Masked, Plain
+from fedsec.protocol.payload import Plain
 from fedsec.protocol.stage import EnforcedBy, RoundContext, Setting
 from fedsec.randomness import generator
 
@@ -39,15 +40,6 @@ def setting(**changes: Any) -> Setting:
         "has_batch_norm": True, "task": "classification", "bounds": None, "stack": ("secure-aggregation",),
     }  # fmt: skip
     return Setting(**{**values, **changes})
-
-
-def summed(*payloads: Masked) -> Masked:
-    rows = [row for payload in payloads for row in payload.masked]
-    scheme = payloads[0].scheme
-    accumulator = scheme.start(rows[0])
-    for row in rows[1:]:
-        accumulator = scheme.add(accumulator, row)
-    return payloads[0].summed(scheme.finish(accumulator))
 
 
 def quantised(defense: SecureAggregation, values: Tensor, weights: Tensor, told: RoundContext) -> tuple[Tensor, float]:
@@ -79,7 +71,7 @@ def test_opened_sum_is_exactly_the_quantised_sum(
     told = context(d, tuple(range(n)), asked, vault=vault)
     first = defense.seal(Plain(values[:2], weights[:2]), context(d, (0, 1), asked, vault=vault))
     rest = defense.seal(Plain(values[2:], weights[2:]), context(d, tuple(range(2, n)), asked, vault=vault))
-    opened = defense.open(summed(first, rest), told)
+    opened = defense.open(summed_shares(first, rest), told)
     mean, total = quantised(defense, values, weights, told)
     assert isinstance(opened, Plain)
     if told.report["aborted"]:
@@ -98,7 +90,7 @@ def test_results_repeat_although_rows_do_not() -> None:
     for _ in range(2):
         told = context(50, (0, 1, 2), vault={})
         sealed = defense.seal(update, told)
-        runs.append((sealed.masked[0], defense.open(summed(sealed), told).values))
+        runs.append((sealed.masked[0], defense.open(summed_shares(sealed), told).values))
     assert runs[0][0] != runs[1][0]
     assert torch.equal(runs[0][1], runs[1][1])
 
@@ -110,7 +102,7 @@ def test_one_client_is_refused() -> None:
         told = context(4, tuple(range(n)), vault={}, cohort=8)
         sealed = defense.seal(Plain(torch.ones(n, 4), torch.ones(n)), told)
         assert sealed.masked == (b"",) * n
-        opened = defense.open(summed(sealed), told)
+        opened = defense.open(summed_shares(sealed), told)
         assert isinstance(opened, Plain)
         assert float(opened.weights[0]) == 0.0
         assert not opened.values.any()
@@ -121,10 +113,10 @@ def test_one_client_is_refused() -> None:
 def test_too_many_that_vanish_abort_the_round_and_the_next_one_works() -> None:
     defense, vault = SecureAggregation(), {}  # type: ignore[var-annotated]
     told = context(4, (0, 1, 2), tuple(range(8)), vault=vault)
-    opened = defense.open(summed(defense.seal(Plain(torch.ones(3, 4), torch.ones(3)), told)), told)
+    opened = defense.open(summed_shares(defense.seal(Plain(torch.ones(3, 4), torch.ones(3)), told)), told)
     assert (told.report["aborted"], float(opened.weights[0])) == (1.0, 0.0)  # type: ignore[union-attr]
     later = context(4, tuple(range(8)), tuple(range(8)), vault=vault, round=1)
-    opened = defense.open(summed(defense.seal(Plain(torch.ones(8, 4), torch.ones(8)), later)), later)
+    opened = defense.open(summed_shares(defense.seal(Plain(torch.ones(8, 4), torch.ones(8)), later)), later)
     assert (later.report["aborted"], float(opened.weights[0])) == (0.0, 8.0)  # type: ignore[union-attr]
 
 
@@ -132,7 +124,7 @@ def test_vanishing_after_the_upload_is_recovered() -> None:
     defense = SecureAggregation(vanish=0.2)
     told = context(4, tuple(range(10)))
     values = torch.randn(10, 4, generator=generator("vanish"))
-    opened = defense.open(summed(defense.seal(Plain(values, torch.ones(10)), told)), told)
+    opened = defense.open(summed_shares(defense.seal(Plain(values, torch.ones(10)), told)), told)
     assert told.report["aborted"] == 0.0
     assert float(opened.weights[0]) == 10.0  # type: ignore[union-attr]
 
@@ -152,7 +144,7 @@ def test_who_opens_a_row() -> None:
     assert all(len(sharers) == 4 for sharers in sparse.sharers)
     strangers = frozenset(f"client:{i}" for i in range(10)) - sparse.sharers[3]
     assert not sparse.rows([3]).opens(strangers | {"server"})
-    total = summed(sparse)
+    total = summed_shares(sparse)
     assert total.opens(frozenset({"server"}))
     assert not total.opens(frozenset({"client:1"}))
     assert holders_of((SecureAggregation(),)) == {"server"}
@@ -170,7 +162,7 @@ def test_peeking_gives_what_colluders_would_read() -> None:
     assert isinstance(opened, Plain)
     assert (opened.values[0] - values[2]).abs().max() < 2 * defense._fixed_point(5).step
     # it took nothing away from the round
-    assert float(defense.open(summed(sealed), told).weights[0]) == 5.0  # type: ignore[union-attr]
+    assert float(defense.open(summed_shares(sealed), told).weights[0]) == 5.0  # type: ignore[union-attr]
 
 
 def test_canary_never_crosses_the_wire() -> None:
@@ -197,7 +189,7 @@ def test_no_range_binds_a_malicious_client() -> None:
     evil = context(6, (3,), (0, 1, 2, 3), vault=vault, bound=False)
     first = defense.seal(Plain(torch.zeros(3, 6), torch.ones(3)), honest)
     second = defense.seal(Plain(torch.full((1, 6), 40.0), torch.ones(1)), evil)
-    opened = defense.open(summed(first, second), honest)
+    opened = defense.open(summed_shares(first, second), honest)
     assert (opened.values - 10.0).abs().max() < 1e-3  # type: ignore[union-attr]
 
 
@@ -246,7 +238,7 @@ def test_refusals() -> None:
     with pytest.raises(TypeError, match="before sealing"):
         SecureAggregation().seal(sealed, told)
     with pytest.raises(PermissionError, match="nobody holds shares"):
-        SecureAggregation().open(summed(sealed), context(4, (0, 1, 2), vault={}))
+        SecureAggregation().open(summed_shares(sealed), context(4, (0, 1, 2), vault={}))
     with pytest.raises(ValueError, match="not asked"):
         SecureAggregation().seal(Plain(torch.ones(1, 4), torch.ones(1)), context(4, (9,), vault=told.vault))
 
@@ -258,7 +250,7 @@ def test_the_largest_round_never_wraps() -> None:
     told = context(2, tuple(range(n)), cohort=8)
     values = torch.full((n, 2), 50.0)
     values[:, 1] = -50.0
-    opened = defense.open(summed(defense.seal(Plain(values, torch.full((n,), 512.0)), told)), told)
+    opened = defense.open(summed_shares(defense.seal(Plain(values, torch.full((n,), 512.0)), told)), told)
     assert isinstance(opened, Plain)
     assert np.allclose(opened.values[0].numpy(), [1.0, -1.0], atol=1e-7)
     assert told.report["saturated_share"] == 1.0
