@@ -273,9 +273,19 @@ def _best(audit: Audit, anchors: Anchors, attacks: Sequence[str], stacks: Sequen
         gain = advantage(found) or (1.0, 1.0, 1.0)
         return -rank(_severity(found)), gain[2], drop_of(audit.utilities.get(stack, {})) or 0.0
 
-    best = min(worst, key=order)
-    gain = advantage(audit.finding(worst[best], best)) or (0.0, 0.0, 0.0)
-    alike = tuple(s for s in worst if s != best and _overlaps(gain, advantage(audit.finding(worst[s], s))))
+    def alike_to(stack: str) -> list[str]:
+        gain = advantage(audit.finding(worst[stack], stack)) or (0.0, 0.0, 0.0)
+        return [s for s in worst if s != stack and _overlaps(gain, advantage(audit.finding(worst[s], s)))]
+
+    def cost(stack: str) -> tuple[float, ...]:
+        spent = audit.utilities.get(stack, {})
+        ratios = (number_of(spent, "ratio_upload") or 1.0, number_of(spent, "ratio_seconds") or 1.0)
+        return round(drop_of(spent) or 0.0, 2), *ratios
+
+    least = min(worst, key=order)
+    # of those that cannot be told apart from the least harmed, and are as severely harmed, the cheapest
+    best = min((s for s in (least, *alike_to(least)) if order(s)[0] == order(least)[0]), key=cost)
+    alike = tuple(alike_to(best))
     return _standing(audit, anchors, worst[best], best, price=price(audit, best), alike=alike)
 
 

@@ -138,6 +138,23 @@ def test_a_card_shows_the_worst_attack_and_no_incomplete_stack_is_best(document:
     assert "alie" in integrity.remarks[0]
 
 
+@pytest.mark.parametrize("cheap", ["dp-local", "clip"])
+def test_of_stacks_that_cannot_be_told_apart_the_cheapest_is_best(document: dict[str, Any], cheap: str) -> None:
+    told = {f["attack"]: f for f in document["findings"] if f["stack"] == "dp-local"}
+    for finding in document["findings"]:
+        if finding["stack"] == "clip":
+            finding.update({key: value for key, value in told[finding["attack"]].items() if key != "stack"})
+    for spent in document["utilities"]:
+        if spent["stack"] in ("dp-local", "clip"):
+            spent.update(accuracy_drop={"value": 0.0, "low": 0.0, "high": 0.0, "n": 100}, ratio_seconds=1.0)
+            spent["ratio_upload"] = 1.0 if spent["stack"] == cheap else 9.0
+    audit = read(document)
+    best = overview.cards(audit, overview.Anchors(audit))[0].best
+    assert best is not None
+    assert best.stack == cheap
+    assert len({"dp-local", "clip"} & {best.stack, *best.alike}) == 2
+
+
 def test_no_stack_is_best_where_no_attack_works_on_the_control(document: dict[str, Any]) -> None:
     for finding in document["findings"]:
         if finding["family"] in ("poisoning", "sybil"):
