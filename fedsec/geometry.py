@@ -26,6 +26,8 @@ import torch
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
+from fedsec.pages import unfilled
+
 CHUNK = 1 << 13
 """Coordinates per chunk: an fp64 chunk of 50 rows is 3.3 MB, about a core's share of the cache."""
 FEW = 1 << 20
@@ -144,10 +146,10 @@ def combine_many(rows: Tensor, coefficients: Tensor) -> Tensor:
     if len(weights) == 1:
         return (weights[0] @ rows).unsqueeze(0)
     places = weights.nonzero()
+    result = unfilled(len(weights), rows.shape[1], rows)
     if len(places) > 2 * rows.shape[0]:
-        return weights @ rows
+        return torch.mm(weights, rows, out=result)
     # few entries, as of buckets and of clipping: row by row
-    result = torch.empty(len(weights), rows.shape[1], dtype=rows.dtype, device=rows.device)
     begun = [False] * len(weights)
     for (to, of), weight in zip(places.tolist(), weights[places[:, 0], places[:, 1]].tolist(), strict=True):
         if begun[to]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedsec import geometry
 from fedsec.models.flat import Layout
+from fedsec.pages import unfilled
 from fedsec.round_geometry import RoundGeometry, mixes
 
 
@@ -31,7 +32,9 @@ def clip_norms(updates: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     clipped = norms > bound
     shrink = bound * (1.0 - 4.0 * torch.finfo(updates.dtype).eps)
     factors = torch.where(clipped, shrink / torch.clamp(norms, min=bound), 1.0)
-    return updates * factors.to(updates.dtype)[:, None], clipped
+    with torch.no_grad():
+        result = unfilled(updates.shape[0], updates.shape[1], updates)
+        return torch.mul(updates, factors.to(updates.dtype)[:, None], out=result), clipped
 
 
 def shortening(round_: RoundGeometry, *, bound: float) -> Tensor:
