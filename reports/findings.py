@@ -29,7 +29,7 @@ STRIP = (8.0, 272.0)
 MOST_EXPOSED = 5
 LINE_STYLES = 6
 """Lines of one chart that can be told apart."""
-NAMES = {"accuracy_drop": "attack impact (accuracy drop)"}
+NAMES = {"accuracy_drop": "attack impact (accuracy drop)", "success@1e-2": "copied (success@1e-2)"}
 """Metrics that the literature calls otherwise."""
 SPAN = (("first", "starts"), ("last", "ends"))
 MOST_CURVES = 12
@@ -38,11 +38,12 @@ MOST_CURVES = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """One stack's row under an attack."""
+    """One stack's row under an attack; ``metric`` is named where it is judged by another one than the section."""
 
     stack: str
     stack_anchor: str
     cell: Cell
+    metric: str
     strip: Strip | None
     advantage: str
     n: str
@@ -125,7 +126,7 @@ def _section(audit: Audit, anchors: Anchors, attack: str, shown: tuple[Gallery, 
         description=str(metric.get("description") or ""),
         resolution=quantity(number_of(metric, "resolution"), unit) if number_of(metric, "resolution") else "",
         ticks=axis(scale, unit, 5),
-        evidence=tuple(_evidence(audit, anchors, attack, stack, scale) for stack in found),
+        evidence=tuple(_evidence(audit, anchors, attack, stack, scale, name) for stack in found),
         metrics=_metrics({s: f for s, f in found.items() if measured(f)}),
         ledgers=ledgers(audit, attack),
         galleries=shown,
@@ -169,9 +170,9 @@ def _scale(found: Mapping[str, Mapping[str, Any]], start: float, stop: float) ->
     return Scale(low, high, start, stop)
 
 
-def _evidence(audit: Audit, anchors: Anchors, attack: str, stack: str, scale: Scale) -> Evidence:
+def _evidence(audit: Audit, anchors: Anchors, attack: str, stack: str, scale: Scale, usual: str) -> Evidence:
     finding = audit.finding(attack, stack)
-    metric = headline(finding)[1]
+    name, metric = headline(finding)
     unit = str(metric.get("unit") or "")
     value = number_of(metric, "value")
     low, high, floor, ceiling = (number_of(metric, k) for k in ("low", "high", "floor", "ceiling"))
@@ -183,6 +184,7 @@ def _evidence(audit: Audit, anchors: Anchors, attack: str, stack: str, scale: Sc
         stack=stack,
         stack_anchor=anchors.stack(stack),
         cell=make_cell(audit, anchors, attack, stack),
+        metric=_name(name) if name != usual else "",
         strip=strip(scale, value, low, high, floor, ceiling, unit) if measured(finding) and value is not None else None,
         advantage=ranged(metric, "share", "advantage"),
         n=str(metric["n"]) if metric.get("n") is not None else "",
@@ -215,10 +217,11 @@ def _impact(finding: Mapping[str, Any], unit: str) -> str:
 
 
 def _metrics(found: Mapping[str, Mapping[str, Any]]) -> tuple[MetricRow, ...]:
-    """Every metric but the headline, by stack."""
+    """Every metric but the headline, by stack; all, where stacks are judged by different ones."""
     by_stack = {stack: table(finding, "metrics") for stack, finding in found.items()}
     heads = {headline(finding)[0] for finding in found.values()}
-    names = dict.fromkeys(n for metrics in by_stack.values() for n in metrics if n not in heads)
+    left_out = heads if len(heads) == 1 else set()
+    names = dict.fromkeys(n for metrics in by_stack.values() for n in metrics if n not in left_out)
     made = []
     for name in names:
         known = [table(metrics, name) for metrics in by_stack.values()]

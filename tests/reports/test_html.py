@@ -315,3 +315,18 @@ def test_text_has_enough_contrast_in_both_modes(page: Page) -> None:
         colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", block))
         for text, on in pairs:
             assert _contrast(colours[text], colours[on]) >= 4.5, (text, on, _contrast(colours[text], colours[on]))
+
+
+def test_a_stack_that_is_judged_by_another_metric_says_so(document: dict[str, Any]) -> None:
+    """As inversion of aggregates is: the name stands beside its value, and no metric is lost from the table below."""
+    page = render(document)
+    assert "copied (success@1e-2)" not in page
+    changed = next(f for f in document["findings"] if f["attack"] == "dlg" and f["stack"] == "clip")
+    own = {**changed["metrics"]["identified"], "headline": True}
+    changed["metrics"] = {
+        "identified": {**changed["metrics"]["identified"], "headline": False},
+        "success@1e-2": own,
+    }
+    page = render(document)
+    assert page.count("<b>copied (success@1e-2)</b>") == 1
+    assert '<th scope="row">identified</th>' in page
