@@ -16,7 +16,8 @@ from fedsec.protocol.stage import Defense, EnforcedBy, Guarantee, RoundContext, 
 from fedsec.threat import Paper
 
 from ..expect import plain
-from .custody import KeyHolder, custody_claims, holders_of_key, refuse_threshold, rows_expected
+from ..room import rows_expected
+from .custody import KeyHolder, custody_claims, holders_of_key, refuse_threshold
 from .fixed_point import Row, mean_of_sum, to_grid, weighted_rows
 from .scheme import SCALE_BITS, Keys, PublicScheme, error_std, largest_sum, most_rows
 

@@ -56,19 +56,3 @@ def custody_claims(key_holder: str) -> dict[str, float | str]:
         "and it reads the aggregate",
         "opened_by": "server+key-holder",
     }
-
-
-def rows_expected(cohort: float, capacity: int | None, *, slack: float = 2.0) -> int:
-    """Rows that one sum must have room for: those asked for, else a power of 2 of at least 16 above the cohort.
-
-    Args:
-        cohort: clients expected per round.
-        capacity: rows asked for, if any.
-        slack: how many times the cohort there must be room for (more than once where its size is drawn).
-    """
-    if capacity is not None:
-        return capacity
-    rows = 16
-    while rows < slack * cohort:
-        rows *= 2
-    return rows

@@ -16,7 +16,8 @@ from fedsec.protocol.payload import Kind, Payload, Plain, Sealed
 from fedsec.protocol.stage import Defense, EnforcedBy, Guarantee, RoundContext, Setting
 
 from ..expect import plain
-from .custody import KeyHolder, custody_claims, holders_of_key, refuse_threshold, rows_expected
+from ..room import rows_expected
+from .custody import KeyHolder, custody_claims, holders_of_key, refuse_threshold
 from .encrypting_processes import Processes, start
 from .encryptors import Encryptor
 from .quantised import Grid, Integers, mean_of, quantise, saturated, uniforms

@@ -16,6 +16,7 @@ from fedsec.protocol.stage import Defense, EnforcedBy, Guarantee, RoundContext, 
 from fedsec.threat import Paper
 
 from ..expect import plain
+from ..room import MaxWeight, ValueRange, rows_expected
 from ..secure_aggregation.fixed_point import FixedPoint, most_bits
 from ..secure_aggregation.ring import Words
 from .arithmetic import Traffic
@@ -61,10 +62,8 @@ class SecretSharing(Defense):
     holders: ClassVar[frozenset[str]] = frozenset({"server"})
 
     servers: Annotated[int, Field(ge=2, le=16, description="servers that each hold one share, the leader included")] = 2
-    value_range: Annotated[
-        float, Field(gt=0, description="largest magnitude of an entry (units of the parameters); larger ones saturate")
-    ] = 1.0
-    max_weight: Annotated[int, Field(ge=1, le=16777216, description="largest weight of a client (examples)")] = 1024
+    value_range: ValueRange = 1.0
+    max_weight: MaxWeight = 1024
     capacity: Annotated[
         int | None,
         Field(ge=2, description="clients that a sum may have; by default twice the cohort, as a power of 2"),
@@ -224,7 +223,7 @@ class SecretSharing(Defense):
         )
 
     def _capacity(self, cohort: float) -> int:
-        return self.capacity or max(16, 1 << math.ceil(math.log2(max(2 * cohort, 2))))
+        return rows_expected(cohort, self.capacity)
 
 
 def _mean(fixed: FixedPoint, total: Words, dtype: torch.dtype) -> Plain:

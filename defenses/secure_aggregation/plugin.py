@@ -17,6 +17,7 @@ from fedsec.protocol.stage import Defense, EnforcedBy, Guarantee, RoundContext, 
 from fedsec.threat import Paper
 
 from ..expect import plain
+from ..room import MaxWeight, ValueRange, rows_expected
 from .fixed_point import FixedPoint, most_bits
 from .graph import most_colluders, risk, threshold_of
 from .keys import Identity
@@ -74,13 +75,11 @@ class SecureAggregation(Defense):
         ("eavesdropper", "as many of its neighbours as the threshold"),
     )
 
-    value_range: Annotated[
-        float, Field(gt=0, description="largest magnitude of an entry (units of the parameters); larger ones saturate")
-    ] = 1.0
+    value_range: ValueRange = 1.0
     bits: Annotated[
         int | None, Field(ge=8, le=40, description="of one value before it is weighed; by default as many as fit")
     ] = None
-    max_weight: Annotated[int, Field(ge=1, le=16777216, description="largest weight of a client (examples)")] = 1024
+    max_weight: MaxWeight = 1024
     capacity: Annotated[
         int | None,
         Field(ge=2, description="clients that a round may have; by default twice the cohort, as a power of 2"),
@@ -302,7 +301,7 @@ class SecureAggregation(Defense):
         )
 
     def _capacity(self, cohort: float) -> int:
-        return self.capacity or max(16, 1 << math.ceil(math.log2(max(2 * cohort, 2))))
+        return rows_expected(cohort, self.capacity)
 
     def _degree(self, cohort: float) -> int:
         others = max(round(cohort) - 1, 1)
